@@ -1,0 +1,1 @@
+"""The pipeline: documents of many tenants become embeddings in Chroma, as Dagster assets."""

@@ -1,0 +1,1 @@
+"""The `minirag` command: the operator's door, on top of everything."""

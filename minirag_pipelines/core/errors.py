@@ -1,0 +1,165 @@
+"""The errors that callers act on.
+
+    MiniRAGError
+    ├── InvalidInput            what was given can't be right: which field, why
+    ├── NotFound                no such tenant, source, bot, token or document for this caller
+    ├── AlreadyExists           a name that is taken
+    ├── NotAuthenticated        no valid credential was shown
+    ├── SyncInProgress          another process is writing this tenant's index
+    ├── WriterSuperseded        another process took over this tenant while we were away
+    ├── SourceUnreadable        a source could not be listed, so nothing of it was changed
+    ├── DocumentUnreadable      one document can't be read or parsed; `permanent` until it changes
+    ├── SchemaOutdated          the database is not at this version's schema
+    ├── CollectionMismatch      Chroma holds something else under this name than Postgres says
+    ├── StackFailed             a service of the embedded stack did not come up
+    ├── ModelUnknown            a model string nobody answers to, or its package is not installed
+    ├── ProviderRefused         the provider will not take this request; a rerun changes nothing
+    ├── ProviderUnavailable     the provider may answer later                         (retryable)
+    ├── DatabaseUnavailable     PostgreSQL can't be reached                           (retryable)
+    └── VectorStoreUnavailable  Chroma can't be reached                               (retryable)
+
+Driver errors stop in the module that owns the driver, `raise … from error`. No message holds a secret.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MiniRAGError(Exception):
+    """Base of all; `str()` is one sentence for a person."""
+
+    retryable: ClassVar[bool] = False
+
+
+class InvalidInput(MiniRAGError):
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NotFound(MiniRAGError):
+    """What another tenant owns is not found either."""
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(f"There is no {what} {name!r}.")
+        self.what = what
+        self.name = name
+
+
+class AlreadyExists(MiniRAGError):
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(f"There is already a {what} {name!r}.")
+        self.what = what
+        self.name = name
+
+
+class NotAuthenticated(MiniRAGError):
+    """Says the same for an unknown, a malformed, an expired and a revoked credential."""
+
+    def __init__(self) -> None:
+        super().__init__("The credential is not valid.")
+
+
+class SyncInProgress(MiniRAGError):
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(f"A sync of tenant {tenant_id!r} is running; wait until it has ended.")
+        self.tenant_id = tenant_id
+
+
+class WriterSuperseded(MiniRAGError):
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(f"Another process has taken over writing tenant {tenant_id!r}; this one stopped.")
+        self.tenant_id = tenant_id
+
+
+class SourceUnreadable(MiniRAGError):
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"Source {source!r} can't be listed: {reason}")
+        self.source = source
+        self.reason = reason
+
+
+class DocumentUnreadable(MiniRAGError):
+    """`code` groups reasons (`corrupt`, `encrypted`, `unsupported`, `too_large`, `timeout`, …)."""
+
+    def __init__(self, code: str, reason: str, *, permanent: bool = True) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.permanent = permanent
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_unreadable, (self.code, self.reason, self.permanent))
+
+
+def _unreadable(code: str, reason: str, permanent: bool) -> DocumentUnreadable:
+    """How a worker process hands one over."""
+    return DocumentUnreadable(code, reason, permanent=permanent)
+
+
+class SchemaOutdated(MiniRAGError):
+    def __init__(self, found: str | None, needed: str) -> None:
+        super().__init__(
+            f"The database's schema is at {found or 'nothing'} and this version needs {needed}: run `minirag migrate`."
+        )
+        self.found = found
+        self.needed = needed
+
+
+class CollectionMismatch(MiniRAGError):
+    def __init__(self, collection: str, reason: str) -> None:
+        super().__init__(f"Collection {collection}: {reason}")
+        self.collection = collection
+        self.reason = reason
+
+
+class StackFailed(MiniRAGError):
+    def __init__(self, service: str, reason: str, log: str | None = None) -> None:
+        super().__init__(f"{service} did not come up: {reason}" + (f" Its log: {log}" if log else ""))
+        self.service = service
+        self.reason = reason
+        self.log = log
+
+
+class ModelUnknown(MiniRAGError):
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"Model {model!r}: {reason}")
+        self.model = model
+        self.reason = reason
+
+
+class ProviderRefused(MiniRAGError):
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"The provider of {model!r} refused: {reason}")
+        self.model = model
+        self.reason = reason
+
+
+class ProviderUnavailable(MiniRAGError):
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, model: str, reason: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(f"The provider of {model!r} can't answer now: {reason}")
+        self.model = model
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class DatabaseUnavailable(MiniRAGError):
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"PostgreSQL at {address} can't be reached: {reason}")
+        self.address = address
+        self.reason = reason
+
+
+class VectorStoreUnavailable(MiniRAGError):
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"Chroma at {address} can't be reached: {reason}")
+        self.address = address
+        self.reason = reason

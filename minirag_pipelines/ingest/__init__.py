@@ -1,0 +1,1 @@
+"""What only the pipeline does: listing, reading, parsing, chunking, embedding; records in, records out."""

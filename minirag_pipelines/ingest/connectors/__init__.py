@@ -1,0 +1,1 @@
+"""One module a kind of source: it lists the source's items and reads one."""

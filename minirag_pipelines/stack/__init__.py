@@ -1,0 +1,1 @@
+"""What `minirag up` starts on one machine: PostgreSQL, Chroma, Dagster."""
