@@ -119,6 +119,15 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """Something a source could not list. `incomplete` says that items may be missing: nothing of it is removed then."""
+
+    uri: str
+    reason: str
+    incomplete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Element:
     """One structural piece of a document: the half-open character span [start, end) of its text.
 

@@ -1,0 +1,78 @@
+"""Documents and passages as rows: what serving cites from, and what people are shown."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from minirag_pipelines.core.database import Row, Transaction, statements
+from minirag_pipelines.core.records import Generation
+
+SQL = statements("minirag_pipelines.core.sql", "corpus.sql")
+# A text that several documents contain names this many of them besides the oldest.
+ALSO_IN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One document that contains a text: where, and in which words around it."""
+
+    rank: int
+    text_hash: bytes
+    document_id: uuid.UUID
+    version_id: uuid.UUID
+    ordinal: int
+    source: str
+    uri: str
+    title: str | None
+    start: int
+    end: int
+    headings: tuple[str, ...]
+    page: int | None
+    text: str
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """One tenant's documents, in the caller's transaction."""
+
+    transaction: Transaction
+
+    def places(self, generation: Generation, text_hashes: Sequence[bytes]) -> list[Place]:
+        """Where the published documents of a generation contain these texts, in the texts' order, oldest first."""
+        rows = self.transaction.run(
+            SQL["passages"],
+            text_hashes=list(text_hashes),
+            generation=generation.number,
+            chunker=generation.chunker_fingerprint,
+            most=ALSO_IN + 1,
+        )
+        return [
+            Place(
+                rank=row.rank - 1,
+                text_hash=row.text_hash,
+                document_id=row.document_id,
+                version_id=row.version_id,
+                ordinal=row.ordinal,
+                source=row.source,
+                uri=row.uri,
+                title=row.title,
+                start=row.start_char,
+                end=row.end_char,
+                headings=tuple(row.headings),
+                page=row.page,
+                text=row.text,
+                documents=row.documents,
+            )
+            for row in rows
+        ]
+
+    def gone(self, document_ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+        """Those of the documents that have been removed or forgotten."""
+        return {row.document_id for row in self.transaction.run(SQL["gone"], document_ids=list(document_ids))}
+
+    def documents(self, state: str | None = None) -> list[Row]:
+        """Every document with its state (`live`, `pending`, `quarantined`, `removed`) and the reason, by URI."""
+        return self.transaction.run(SQL["documents"], state=state).fetchall()

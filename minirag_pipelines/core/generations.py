@@ -1,0 +1,73 @@
+"""Generations: which build of a tenant's index is live, which is being built, which are kept."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from minirag_pipelines.core.database import Row, Transaction, statements
+from minirag_pipelines.core.records import ChunkerSettings, Generation, Tenant
+
+SQL = statements("minirag_pipelines.core.sql", "generations.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """One tenant's generations, in the caller's transaction."""
+
+    transaction: Transaction
+
+    def find_live(self) -> Generation | None:
+        """None before the first sync."""
+        row = self.transaction.run(SQL["live"]).fetchone()
+        return _generation(row) if row else None
+
+    def all(self) -> list[Generation]:
+        """In the order of their numbers."""
+        return [_generation(row) for row in self.transaction.run(SQL["generations"])]
+
+    def add(self, tenant: Tenant, *, state: str, chunker: str, model: str, dimension: int) -> Generation:
+        """The next number, with the tenant's settings; the collection's name can't be guessed from the tenant's id."""
+        row = self.transaction.run(
+            SQL["add"],
+            state=state,
+            chunk_tokens=tenant.chunker.max_tokens,
+            chunk_overlap=tenant.chunker.overlap_tokens,
+            chunker=chunker,
+            embedding_model=tenant.embedding_model,
+            model=model,
+            dimension=dimension,
+            portable=tenant.portable,
+            collection=f"minirag-{secrets.token_hex(16)}",
+        ).fetchone()
+        return _generation(row)
+
+    def set_state(self, number: int, state: str) -> None:
+        self.transaction.run(SQL["set_state"], number=number, state=state)
+
+    def delete(self, number: int) -> None:
+        """The row and all that points from it; its collection must be gone already."""
+        self.transaction.run(SQL["forget_texts"], number=number)
+        self.transaction.run(SQL["forget_documents"], number=number)
+        self.transaction.run(SQL["delete"], number=number)
+
+
+def _generation(row: Row) -> Generation:
+    return Generation(
+        tenant_id=row.tenant_id,
+        number=row.number,
+        state=row.state,
+        chunker=ChunkerSettings(row.chunk_tokens, row.chunk_overlap),
+        chunker_fingerprint=row.chunker,
+        embedding_model=row.embedding_model,
+        model_fingerprint=row.model,
+        dimension=row.dimension,
+        portable=row.portable,
+        collection=row.collection,
+        created_at=row.created_at,
+        documents=row.documents,
+        chunks=row.chunks,
+        texts=row.texts,
+        data_version=row.data_version,
+        live_at=row.live_at,
+    )

@@ -1,0 +1,1 @@
+"""Named statements of the stores in `core`, one file a store."""

@@ -1,0 +1,67 @@
+-- name: passages
+-- The documents that contain each text, oldest first, at most `most` of them and how many there are. A document that
+-- contains a text twice counts once, by its first place.
+SELECT near.rank, c.*
+  FROM unnest(%(text_hashes)s::bytea[]) WITH ORDINALITY AS near (text_hash, rank)
+ CROSS JOIN LATERAL (
+       SELECT place.*, count(*) OVER () AS documents
+         FROM (SELECT DISTINCT ON (d.first_seen_at, d.document_id)
+                      d.document_id, d.first_seen_at, d.uri, s.name AS source, v.title, c.version_id, c.ordinal,
+                      c.start_char, c.end_char, c.headings, c.page, c.text, c.text_hash
+                 FROM chunk c
+                 JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(generation)s
+                                 AND p.version_id = c.version_id
+                 JOIN document d ON d.tenant_id = %(tenant_id)s AND d.document_id = p.document_id
+                                AND d.removed_at IS NULL AND d.forgotten_at IS NULL
+                 JOIN source s ON s.tenant_id = %(tenant_id)s AND s.source_id = d.source_id
+                 JOIN version v ON v.tenant_id = %(tenant_id)s AND v.version_id = c.version_id
+                WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = near.text_hash AND c.chunker = %(chunker)s
+                ORDER BY d.first_seen_at, d.document_id, c.ordinal) AS place
+        ORDER BY place.first_seen_at, place.document_id
+        LIMIT %(most)s) AS c
+ ORDER BY near.rank, c.first_seen_at, c.document_id;
+
+-- name: gone
+-- Asked outside the search's snapshot: what was removed or forgotten meanwhile.
+SELECT document_id
+  FROM document
+ WHERE tenant_id = %(tenant_id)s
+   AND document_id = ANY(%(document_ids)s)
+   AND (removed_at IS NOT NULL OR forgotten_at IS NOT NULL)
+ ORDER BY document_id;
+
+-- name: documents
+-- state: what is true of the document, the most telling first.
+SELECT *
+  FROM (SELECT d.document_id,
+               s.name AS source,
+               d.uri,
+               v.title,
+               CASE WHEN d.removed_at IS NOT NULL THEN 'removed'
+                    WHEN f.reason IS NOT NULL AND d.pending IS NOT NULL THEN 'quarantined'
+                    WHEN d.pending IS NOT NULL OR p.document_id IS NULL THEN 'pending'
+                    ELSE 'live' END AS state,
+               CASE WHEN d.removed_at IS NULL AND d.pending IS NOT NULL THEN f.reason
+                    WHEN d.removed_at IS NULL AND p.chunks = 0 THEN 'The document is empty.' END AS reason,
+               encode(coalesce(d.content_hash, v.content_hash), 'hex') AS content_hash,
+               coalesce(p.chunks, 0) AS chunks,
+               d.size_bytes AS bytes,
+               f.attempts,
+               f.next_at AS next_attempt_at
+          FROM document d
+          JOIN source s ON s.tenant_id = %(tenant_id)s AND s.source_id = d.source_id
+          LEFT JOIN generation g ON g.tenant_id = %(tenant_id)s AND g.state = 'live'
+          LEFT JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = g.number
+                               AND p.document_id = d.document_id
+          LEFT JOIN version v ON v.tenant_id = %(tenant_id)s AND v.version_id = d.version_id
+          LEFT JOIN LATERAL (
+                SELECT reason, attempts, next_at
+                  FROM failure f
+                 WHERE f.tenant_id = %(tenant_id)s
+                   AND (f.stage = 'read' AND f.key = d.document_id::text
+                        OR f.stage = 'parse' AND f.key = encode(d.content_hash, 'hex') || ':' || d.kind)
+                 ORDER BY f.last_at DESC
+                 LIMIT 1) f ON true
+         WHERE d.tenant_id = %(tenant_id)s) AS listed
+ WHERE (%(state)s::text IS NULL OR state = %(state)s)
+ ORDER BY uri, document_id;

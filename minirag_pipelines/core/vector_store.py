@@ -1,0 +1,186 @@
+"""Chroma: one collection a generation, through its HTTP server. The only module that knows chromadb.
+
+A vector's id is the hex form of its text's hash. Text and metadata live in PostgreSQL; a portable generation writes
+them here too, for other readers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from minirag_pipelines.core.errors import CollectionMismatch, InvalidInput, VectorStoreUnavailable
+from minirag_pipelines.core.providers.models import Vectors
+from minirag_pipelines.core.records import Generation
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+    from chromadb.api.models.Collection import Collection as ChromaCollection
+
+# More at once stalls the searches of every tenant on the server.
+BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A text near the question: similarity is the cosine, 1 for the same direction."""
+
+    text_hash: bytes
+    similarity: float
+
+
+class Collection:
+    """The vectors of one generation."""
+
+    def __init__(self, raw: ChromaCollection, address: str) -> None:
+        self._raw = raw
+        self._address = address
+
+    @property
+    def name(self) -> str:
+        return self._raw.name
+
+    def upsert(self, vectors: Mapping[bytes, Any], passages: Mapping[bytes, tuple[str, str]] | None = None) -> None:
+        """Write at most BATCH vectors by text hash; `passages` is each one's text and heading path, when portable."""
+        hashes = list(vectors)
+        portable: dict[str, Any] = {}
+        if passages is not None:
+            portable = {
+                "documents": [passages[text_hash][0] for text_hash in hashes],
+                "metadatas": [{"headings": passages[text_hash][1]} for text_hash in hashes],
+            }
+        with _translated(self._address, self.name):
+            self._raw.upsert(
+                ids=[text_hash.hex() for text_hash in hashes],
+                embeddings=np.stack([vectors[text_hash] for text_hash in hashes]),
+                **portable,
+            )
+
+    def nearest(self, vector: Vectors, limit: int) -> list[Near]:
+        """At most `limit` texts, nearest first."""
+        question: Any = [vector]
+        with _translated(self._address, self.name):
+            found = self._raw.query(query_embeddings=question, n_results=limit, include=["distances"])
+        distances = found["distances"] or [[]]
+        return [
+            Near(bytes.fromhex(text_id), 1.0 - float(distance))
+            for text_id, distance in zip(found["ids"][0], distances[0], strict=True)
+        ]
+
+    def delete(self, text_hashes: Sequence[bytes]) -> None:
+        """Absent ones are no error."""
+        for start in range(0, len(text_hashes), BATCH):
+            ids = [text_hash.hex() for text_hash in text_hashes[start : start + BATCH]]
+            with _translated(self._address, self.name):
+                self._raw.delete(ids=ids)
+
+    def count(self) -> int:
+        with _translated(self._address, self.name):
+            return self._raw.count()
+
+
+class VectorStore:
+    """A Chroma server. Connects at first use."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidInput("MINIRAG_CHROMA_URL", "is not an address like http://host:8000.")
+        self.address = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 8000)}"
+        self._parts = parts
+        self._collections: dict[str, Collection] = {}
+
+    @cached_property
+    def _client(self) -> ClientAPI:
+        os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
+        import chromadb
+        from chromadb.config import Settings as ChromaSettings
+
+        host, ssl = self._parts.hostname or "", self._parts.scheme == "https"
+        with _translated(self.address, None):
+            return chromadb.HttpClient(
+                host=host,
+                port=self._parts.port or (443 if ssl else 8000),
+                ssl=ssl,
+                settings=ChromaSettings(anonymized_telemetry=False),
+            )
+
+    def create(self, generation: Generation) -> Collection:
+        """The generation's collection, made if it is not there. Raises CollectionMismatch for one of another model."""
+        metadata = {"model": generation.model_fingerprint, "dimension": generation.dimension}
+        with _translated(self.address, generation.collection):
+            raw = self._client.get_or_create_collection(
+                generation.collection,
+                metadata=metadata,
+                # The default threshold of 1000 leaves small collections to a brute-force buffer: 30 ms a query.
+                configuration={"hnsw": {"space": "cosine", "sync_threshold": 50, "batch_size": 50}},
+                embedding_function=None,
+            )
+        return self._opened(raw, generation)
+
+    def collection(self, generation: Generation) -> Collection:
+        """The generation's collection. Raises CollectionMismatch when it is missing or another model's."""
+        known = self._collections.get(generation.collection)
+        if known is not None:
+            return known
+        with _translated(self.address, generation.collection):
+            raw = self._client.get_collection(generation.collection, embedding_function=None)
+        return self._opened(raw, generation)
+
+    def drop(self, generation: Generation) -> None:
+        """Delete the generation's collection; an absent one is no error."""
+        from chromadb.errors import NotFoundError
+
+        self._collections.pop(generation.collection, None)
+        with _translated(self.address, generation.collection):
+            try:
+                self._client.delete_collection(generation.collection)
+            except NotFoundError:
+                return
+
+    def forget_opened(self, generation: Generation) -> None:
+        """Look the collection up anew at its next use: its id changes when it is made again."""
+        self._collections.pop(generation.collection, None)
+
+    def heartbeat(self) -> None:
+        """Raises VectorStoreUnavailable."""
+        with _translated(self.address, None):
+            self._client.heartbeat()
+
+    def _opened(self, raw: ChromaCollection, generation: Generation) -> Collection:
+        found = (raw.metadata or {}).get("model")
+        if found != generation.model_fingerprint:
+            raise CollectionMismatch(
+                generation.collection, f"holds vectors of model {found}, not of {generation.model_fingerprint}."
+            )
+        collection = self._collections[generation.collection] = Collection(raw, self.address)
+        return collection
+
+
+@contextmanager
+def _translated(address: str, collection: str | None) -> Iterator[None]:
+    import httpx
+    from chromadb.errors import ChromaError, NotFoundError
+
+    try:
+        yield
+    except NotFoundError as error:
+        raise CollectionMismatch(collection or "?", "is not in Chroma; reconcile the tenant to rebuild it.") from error
+    except ChromaError as error:
+        if error.code() >= 500 or error.code() == 429:
+            raise VectorStoreUnavailable(address, str(error).splitlines()[0][:300]) from error
+        raise
+    except httpx.HTTPError as error:
+        raise VectorStoreUnavailable(address, f"{type(error).__name__}: {error}") from error
+    except ValueError as error:
+        # chromadb's client says so when nothing answers at its construction.
+        if "Could not connect" in str(error):
+            raise VectorStoreUnavailable(address, "nothing answers there.") from error
+        raise

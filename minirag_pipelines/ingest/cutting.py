@@ -1,0 +1,113 @@
+"""Stage `chunks`: cut versions that the target generation's chunker has not cut."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from psycopg.types.json import Jsonb
+
+from minirag_pipelines.core.database import Transaction, Writer, statements
+from minirag_pipelines.core.providers.models import Tokenizer
+from minirag_pipelines.core.records import ChunkDraft, Generation, ParsedDocument, embedded_text, text_hash
+from minirag_pipelines.ingest.chunking import chunk
+from minirag_pipelines.ingest.reading import element_of
+
+SQL = statements("minirag_pipelines.ingest.sql", "cutting.sql")
+
+
+@dataclass(slots=True)
+class CuttingTally:
+    """`added` and `dropped` are against what is published now; `kept` have a text that is published already.
+
+    `tokens` lists the new chunks' lengths.
+    """
+
+    versions: int = 0
+    added: int = 0
+    kept: int = 0
+    dropped: int = 0
+    tokens: list[int] = field(default_factory=list)
+
+
+def cut_pending(
+    writer: Writer, generation: Generation, live: Generation, tokenizer: Tokenizer, *, batch: int = 32
+) -> CuttingTally:
+    """Cut what the generation still lacks, a version at a time, committed in batches.
+
+    The live generation needs the versions of pending documents; one that is being built, those published in the live.
+    """
+    tally = CuttingTally()
+    statement = "versions_to_cut" if generation.number == live.number else "live_versions_to_cut"
+    after = uuid.UUID(int=0)
+    while True:
+        with writer.reading() as transaction:
+            rows = transaction.run(
+                SQL[statement],
+                chunker=generation.chunker_fingerprint,
+                live=live.number,
+                after=after,
+                most=batch,
+            ).fetchall()
+        if not rows:
+            break
+        after = rows[-1].version_id
+        with writer.writing() as transaction:
+            for row in rows:
+                document = _version(transaction, row.version_id)
+                drafts = chunk(document, generation.chunker, tokenizer)
+                record_chunks(transaction, row.version_id, generation.chunker_fingerprint, drafts, writer.run_id)
+                tally.versions += 1
+                tally.tokens.extend(draft.tokens for draft in drafts)
+    if generation.number == live.number:
+        _compare(writer, live, tally)
+    return tally
+
+
+def record_chunks(
+    transaction: Transaction, version_id: uuid.UUID, chunker: str, drafts: Sequence[ChunkDraft], run_id: str
+) -> None:
+    """Store a version's chunks; no chunks are a result too."""
+    added = transaction.run(
+        SQL["add_chunking"],
+        version_id=version_id,
+        chunker=chunker,
+        chunks=len(drafts),
+        tokens=sum(draft.tokens for draft in drafts),
+        run_id=run_id,
+    ).fetchone()
+    if added is None or not drafts:
+        return
+    transaction.run(
+        SQL["add_chunks"],
+        version_id=version_id,
+        chunker=chunker,
+        ordinals=[draft.ordinal for draft in drafts],
+        starts=[draft.start for draft in drafts],
+        ends=[draft.end for draft in drafts],
+        headings=[Jsonb(list(draft.headings)) for draft in drafts],
+        pages=[draft.page for draft in drafts],
+        tokens=[draft.tokens for draft in drafts],
+        texts=[draft.text for draft in drafts],
+        text_hashes=[text_hash(embedded_text(draft.headings, draft.text)) for draft in drafts],
+    )
+
+
+def _version(transaction: Transaction, version_id: uuid.UUID) -> ParsedDocument:
+    row = transaction.run(SQL["version"], version_id=version_id).fetchone()
+    return ParsedDocument(row.title, row.text, tuple(element_of(element) for element in row.elements), row.pages)
+
+
+def _compare(writer: Writer, live: Generation, tally: CuttingTally) -> None:
+    """How the pending documents' chunks differ from what is published for them."""
+    with writer.reading() as transaction:
+        chunks = transaction.run(SQL["pending_chunks"], chunker=live.chunker_fingerprint, live=live.number).fetchone()
+        if chunks.published:
+            tally.kept = (
+                transaction.run(SQL["kept_chunks"], chunker=live.chunker_fingerprint, live=live.number)
+                .fetchone()
+                .chunks
+            )
+    tally.added = chunks.wanted - tally.kept
+    tally.dropped = max(chunks.published - tally.kept, 0)

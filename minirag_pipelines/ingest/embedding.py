@@ -1,0 +1,173 @@
+"""Stage `embeddings`: a vector for every text that is wanted, and all of them in the generation's collection."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minirag_pipelines.core.database import Row, Transaction, Writer, statements
+from minirag_pipelines.core.errors import ProviderRefused
+from minirag_pipelines.core.providers.models import Embedder, Usage, Vectors
+from minirag_pipelines.core.records import Generation, embedded_text
+from minirag_pipelines.core.vector_store import BATCH, Collection
+
+SQL = statements("minirag_pipelines.ingest.sql", "embedding.sql")
+
+
+@dataclass(slots=True)
+class EmbeddingTally:
+    """Texts `embedded` by the model, `reused` from earlier vectors, and `refused` for good by the model."""
+
+    embedded: int = 0
+    reused: int = 0
+    refused: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+
+def embed_pending(
+    writer: Writer,
+    generation: Generation,
+    live: Generation,
+    embedder: Callable[[], Embedder],
+    collection: Callable[[], Collection],
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> EmbeddingTally:
+    """Embed and index the texts that wanted documents still lack, one committed batch after another.
+
+    Texts that the tenant has embedded before with this model are reused. Interrupted, the next call goes on behind
+    the last committed batch. Memory is one batch. Model and collection are asked for only when there is work.
+    Raises ProviderUnavailable when a rerun may help.
+    """
+    tally = EmbeddingTally()
+    for hashes in _unsettled(writer, generation, live):
+        with writer.reading() as transaction:
+            vectors = _known(
+                transaction.run(SQL["known_vectors"], model=generation.model_fingerprint, text_hashes=hashes)
+            )
+            rows = (
+                transaction.run(SQL["texts"], chunker=generation.chunker_fingerprint, text_hashes=hashes).fetchall()
+                if generation.portable or len(vectors) < len(hashes)
+                else []
+            )
+        passages = {row.text_hash: (row.text, " > ".join(row.headings)) for row in rows}
+        texts = {row.text_hash: embedded_text(row.headings, row.text) for row in rows if row.text_hash not in vectors}
+        tally.reused += len(vectors)
+        if texts:
+            made = _embed(writer, generation, embedder(), texts, tally)
+            vectors |= made
+        if vectors:
+            _index(writer, generation, collection(), vectors, passages if generation.portable else None)
+        progress(tally.embedded + tally.reused)
+    return tally
+
+
+def _unsettled(writer: Writer, generation: Generation, live: Generation) -> Iterator[list[bytes]]:
+    """Hashes of texts that are wanted and not settled, at most BATCH at a time, in reading order."""
+    statement = "documents_to_embed" if generation.number == live.number else "documents_to_build"
+    after = uuid.UUID(int=0)
+    waiting: list[bytes] = []
+    while True:
+        with writer.reading() as transaction:
+            documents = transaction.run(
+                SQL[statement], generation=generation.number, live=live.number, after=after, most=50
+            ).fetchall()
+            found = (
+                transaction.run(
+                    SQL["unsettled"],
+                    generation=generation.number,
+                    chunker=generation.chunker_fingerprint,
+                    model=generation.model_fingerprint,
+                    version_ids=[row.version_id for row in documents],
+                ).fetchall()
+                if documents
+                else []
+            )
+        known = set(waiting)
+        waiting += [row.text_hash for row in found if row.text_hash not in known]
+        while len(waiting) >= BATCH:
+            yield waiting[:BATCH]
+            waiting = waiting[BATCH:]
+        if not documents:
+            if waiting:
+                yield waiting
+            return
+        after = documents[-1].document_id
+
+
+def _embed(
+    writer: Writer, generation: Generation, embedder: Embedder, texts: Mapping[bytes, str], tally: EmbeddingTally
+) -> dict[bytes, Vectors]:
+    """Vectors of texts that have none yet, recorded before anything is made of them."""
+    hashes = list(texts)
+    vectors: dict[bytes, Vectors] = {}
+    usage = Usage()
+    refused: dict[bytes, str] = {}
+    try:
+        embedded = embedder.embed([texts[text_hash] for text_hash in hashes])
+        vectors, usage = dict(zip(hashes, embedded.vectors, strict=True)), embedded.usage
+    except ProviderRefused:
+        # One text may have spoilt the batch for all: each is asked for by itself.
+        for text_hash in hashes:
+            try:
+                embedded = embedder.embed([texts[text_hash]])
+            except ProviderRefused as error:
+                refused[text_hash] = error.reason
+                if len(refused) == len(hashes):
+                    raise
+            else:
+                vectors[text_hash], usage = embedded.vectors[0], usage + embedded.usage
+    with writer.writing() as transaction:
+        transaction.run(
+            SQL["record_vectors"],
+            model=generation.model_fingerprint,
+            text_hashes=list(vectors),
+            vectors=[vector.astype("<f4").tobytes() for vector in vectors.values()],
+        )
+        transaction.run(
+            SQL["record_usage"],
+            stage="embed",
+            model=generation.embedding_model,
+            requests=usage.requests,
+            unpriced=usage.requests if usage.cost_usd is None else 0,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=0,
+            cost_usd=usage.cost_usd or 0,
+        )
+        for text_hash, reason in refused.items():
+            transaction.run(SQL["add_refusal"], model=generation.model_fingerprint, text_hash=text_hash, reason=reason)
+    tally.embedded += len(vectors)
+    tally.refused += len(refused)
+    tally.usage += usage
+    return vectors
+
+
+def _index(
+    writer: Writer,
+    generation: Generation,
+    collection: Collection,
+    vectors: Mapping[bytes, Vectors],
+    passages: Mapping[bytes, tuple[str, str]] | None,
+) -> None:
+    """`sending` is committed before Chroma is told, `there` after it has answered."""
+    hashes = list(vectors)
+    with writer.writing() as transaction:
+        sent = transaction.run(SQL["record_sending"], generation=generation.number, text_hashes=hashes)
+        revived = sum(row.was_leaving for row in sent)
+        _count(transaction, generation, -revived)
+    collection.upsert(vectors, passages)
+    with writer.writing() as transaction:
+        there = transaction.run(SQL["record_there"], generation=generation.number, text_hashes=hashes).rowcount
+        _count(transaction, generation, there)
+
+
+def _count(transaction: Transaction, generation: Generation, texts: int) -> None:
+    if texts:
+        transaction.run(SQL["count_texts"], generation=generation.number, texts=texts)
+
+
+def _known(rows: Iterable[Row]) -> dict[bytes, Vectors]:
+    return {row.text_hash: np.frombuffer(row.vector, dtype="<f4") for row in rows}

@@ -1,0 +1,156 @@
+"""HTML and what becomes HTML on the way: Markdown, e-books, OpenDocument, RTF, reStructuredText, Org; and XML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+from minirag_pipelines.core.errors import DocumentUnreadable
+from minirag_pipelines.ingest.formats import PANDOC, format_of
+from minirag_pipelines.ingest.parsers.encodings import declared_in_markup, decoded
+from minirag_pipelines.ingest.parsers.pieces import Parsed, Piece, Tag, pieces_of, storable
+from minirag_pipelines.ingest.parsers.programs import program, run
+from minirag_pipelines.ingest.parsers.unstructured_setup import NO_LANGUAGES, prepare
+
+# unstructured leaves these out with all that is in them, but whole pages stand in a <form>, and documentation hides
+# what matters in <details>. They are read as what they contain.
+_TRANSPARENT = {"form": "div", "fieldset": "div", "details": "div", "figure": "div", "summary": "p", "figcaption": "p"}
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_FRONT_TITLE = re.compile(r"""^title:[ \t]*(["']?)(.+?)\1[ \t]*$""", re.MULTILINE)
+_HEADING_ATTRIBUTES = re.compile(r"\s*\{:?\s*[#.][^{}]*\}$")
+_PANDOC_DATE = re.compile(r'<p class="date">.*?</p>')
+_XML_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
+
+
+def parse_html(content: bytes) -> Parsed:
+    source = decoded(content, declared_in_markup(content))
+    return replace(html_parsed(source.text), warnings=source.warnings)
+
+
+def html_parsed(text: str) -> Parsed:
+    """Title and pieces of a page. Nothing that it refers to is fetched."""
+    prepare()
+    from lxml import etree
+    from lxml import html
+    from unstructured.partition.html import partition_html
+
+    text = _XML_DECLARATION.sub("", storable(text))
+    if not text.strip():
+        return Parsed([])
+    try:
+        root = html.document_fromstring(text, parser=html.HTMLParser(remove_comments=True, remove_pis=True))
+    except etree.ParserError:  # nothing but comments and the like
+        return Parsed([])
+    title = next((node.text_content() for node in root.iter("title")), None)
+    if root.find(".//body") is None:
+        return Parsed([], title)
+    for node in list(root.iter(*_TRANSPARENT)):
+        node.tag = _TRANSPARENT[node.tag]
+    for node in [node for node in root.iter("table") if _is_layout(node)]:
+        _make_transparent(node)
+    markup = etree.tostring(root, encoding="unicode", method="html")
+    return Parsed(pieces_of(partition_html(text=markup, languages=NO_LANGUAGES)), title)
+
+
+def _is_layout(table: Tag) -> bool:
+    """Whether a table only arranges a page: it holds tables or headings, or but one cell with anything in it."""
+    if next(table.iterdescendants("table", "h1", "h2", "h3", "h4"), None) is not None:
+        return True
+    cells = (cell for cell in table.iterdescendants("td", "th") if any(text.strip() for text in cell.itertext()))
+    return len(list(islice(cells, 2))) < 2
+
+
+def _make_transparent(table: Tag) -> None:
+    table.tag = "div"
+    for part in table:
+        rows = [part] if part.tag == "tr" else part.findall("tr")
+        for node in [part, *rows, *(cell for row in rows for cell in row)]:
+            node.tag = "div"
+
+
+def parse_markdown(content: bytes) -> Parsed:
+    """The rendered text, without the marks of Markdown. Front matter is kept as text, and its title is the title."""
+    import markdown
+
+    source = decoded(content)
+    text = storable(source.text)
+    front = _FRONT_MATTER.match(text)
+    body = text[front.end() :] if front else text
+    parsed = html_parsed(markdown.markdown(body, extensions=["tables", "fenced_code"]))
+    pieces = [_without_attributes(piece) for piece in parsed.pieces]
+    title = None
+    if front:
+        pieces.insert(0, Piece("text", front[1]))
+        title = found[2] if (found := _FRONT_TITLE.search(front[1])) else None
+    return Parsed(pieces, title, warnings=source.warnings)
+
+
+def parse_with_pandoc(content: bytes, kind: str) -> Parsed:
+    """What pandoc makes HTML of. In its sandbox it reads nothing but its input, and fetches nothing."""
+    what = f"This {format_of(kind).description}"
+    pandoc = program(PANDOC, what)
+    # A standalone page, because only that says the title; `pagetitle` keeps pandoc from making one up.
+    options = ["--sandbox", "--standalone", "--metadata=pagetitle:-", "--wrap=none", f"--from={kind}", "--to=html"]
+    warnings: tuple[str, ...] = ()
+    if kind in ("rst", "org"):
+        source = decoded(content)
+        content, warnings = storable(source.text).encode(), source.warnings
+    output = run([pandoc, *options], stdin=content, what=what)
+    if b"Could not load include file" in output.stderr:
+        warnings += ("It includes other files; what stands in those is not read.",)
+    markup = _PANDOC_DATE.sub("", output.stdout.decode("utf-8", "replace"))
+    found = re.search(r'<h1 class="title">(.*?)</h1>', markup, re.DOTALL)
+    title = html_parsed(found[1]).pieces[0].text if found else None
+    return Parsed(html_parsed(markup).pieces, title, warnings=warnings)
+
+
+def parse_xml(content: bytes) -> Parsed:
+    """The text of each innermost block, in order, with the text after its children. Attributes are left out."""
+    from lxml import etree
+
+    source = decoded(content, declared_in_markup(content))
+    text = _XML_DECLARATION.sub("", storable(source.text)).strip()
+    if not text:
+        return Parsed([])
+    warnings = source.warnings
+    options = {"resolve_entities": False, "no_network": True, "remove_comments": True, "remove_pis": True}
+    try:
+        root = etree.fromstring(text.encode(), etree.XMLParser(encoding="utf-8", **options))
+    except etree.XMLSyntaxError as error:
+        root = etree.fromstring(text.encode(), etree.XMLParser(encoding="utf-8", recover=True, **options))
+        if root is None:
+            raise DocumentUnreadable("corrupt", f"This is no XML: line {error.lineno} is malformed.") from error
+        warnings += (f"The XML is malformed at line {error.lineno}; it was read as far as possible.",)
+    if _name(root).lower() == "html":
+        return replace(html_parsed(text), warnings=warnings)
+    return Parsed([Piece("text", block) for block in _blocks(root)], warnings=warnings)
+
+
+def _blocks(node: Tag) -> Iterator[str]:
+    """An element with text of its own is one block with all that is inside; so is a record of named values."""
+    children = list(node)
+    if (node.text or "").strip() or any((child.tail or "").strip() for child in children):
+        yield _flat(node)
+        return
+    values = [(_name(child), _flat(child)) for child in children if not len(child)]
+    if len(values) == len(children) > 1 and len({name for name, _ in values}) > 1:
+        yield "\n".join(f"{name}: {value}" for name, value in values if value)
+        return
+    for child in children:
+        yield from _blocks(child)
+
+
+def _flat(node: Tag) -> str:
+    return " ".join("".join(node.itertext()).split())
+
+
+def _name(node: Tag) -> str:
+    # An entity that is left unresolved is a node whose tag is a function.
+    return node.tag.rpartition("}")[2] if isinstance(node.tag, str) else ""
+
+
+def _without_attributes(piece: Piece) -> Piece:
+    """A heading without `{ #anchor }`, which only some dialects of Markdown know."""
+    return replace(piece, text=_HEADING_ATTRIBUTES.sub("", piece.text)) if piece.kind == "title" else piece

@@ -1,0 +1,244 @@
+"""Stage `collection`: publish what is whole, swap a generation that is complete, retire what nothing needs."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from minirag_pipelines.core.database import Row, Transaction, Writer, statements
+from minirag_pipelines.core.errors import CollectionMismatch, NotFound
+from minirag_pipelines.core.generations import Generations
+from minirag_pipelines.core.records import Generation
+from minirag_pipelines.core.vector_store import BATCH, VectorStore
+
+SQL = statements("minirag_pipelines.ingest.sql", "publishing.sql")
+_FIRST = uuid.UUID(int=0)
+
+
+@dataclass(slots=True)
+class PublishingTally:
+    """What a sync ends with. `retired` counts vectors deleted, `leaving` those still to be."""
+
+    generation: int = 0
+    documents: int = 0
+    chunks: int = 0
+    published: int = 0
+    swapped: bool = False
+    retired: int = 0
+    data_version: int = 0
+
+
+def publish_pending(
+    writer: Writer, vectors: VectorStore, *, retire_after_s: float, batch: int = 200
+) -> PublishingTally:
+    """Publish every pending document that is whole in the live generation, and the same in one being built.
+
+    A document appears with its new version in one statement; what it displaces leaves Chroma `retire_after_s` later.
+    """
+    tally = PublishingTally()
+    with writer.reading() as transaction:
+        generations = Generations(transaction).all()
+    live = next((one for one in generations if one.state == "live"), None)
+    if live is None:
+        return tally
+    _check_count(writer, vectors, live)
+    tally.published = _publish(writer, live, live, batch)
+    for building in (one for one in generations if one.state == "building"):
+        _publish(writer, building, live, batch)
+        tally.swapped = _swap(writer, building, live)
+    tally.retired = _retire(writer, vectors, retire_after_s)
+    with writer.reading() as transaction:
+        now_live = Generations(transaction).find_live()
+    if now_live is not None:
+        tally.generation, tally.documents, tally.chunks = now_live.number, now_live.documents, now_live.chunks
+        tally.data_version = now_live.data_version
+    return tally
+
+
+def _publish(writer: Writer, generation: Generation, live: Generation, batch: int) -> int:
+    """How many documents were published into the generation."""
+    published, after = 0, _FIRST
+    is_live = generation.number == live.number
+    while True:
+        with writer.reading() as transaction:
+            found = transaction.run(
+                SQL["publishable" if is_live else "buildable"],
+                generation=generation.number,
+                live=live.number,
+                chunker=generation.chunker_fingerprint,
+                model=generation.model_fingerprint,
+                after=after,
+                most=batch,
+            ).fetchall()
+        if not found:
+            return published
+        after = found[-1].document_id
+        with writer.writing() as transaction:
+            published += _publish_batch(transaction, generation, found, writer.run_id, live=is_live)
+
+
+def _publish_batch(
+    transaction: Transaction, generation: Generation, found: Sequence[Row], run_id: str, *, live: bool
+) -> int:
+    chunks = {row.document_id: row.chunks for row in found}
+    ready = transaction.run(
+        SQL["lock_documents"],
+        generation=generation.number,
+        document_ids=list(chunks),
+        version_ids=[row.version_id for row in found],
+        live=live,
+    ).fetchall()
+    if not ready:
+        return 0
+    versions = {row.document_id: row.version_id for row in found}
+    document_ids = [row.document_id for row in ready]
+    transaction.run(
+        SQL["publish"],
+        generation=generation.number,
+        document_ids=document_ids,
+        version_ids=[versions[document_id] for document_id in document_ids],
+        chunks=[chunks[document_id] for document_id in document_ids],
+        run_id=run_id,
+    )
+    if live:
+        transaction.run(SQL["settle_documents"], document_ids=document_ids)
+    displaced = [row.displaced for row in ready if row.displaced not in (None, versions[row.document_id])]
+    displace(
+        transaction,
+        generation,
+        displaced,
+        documents=sum(row.displaced is None for row in ready),
+        chunks=sum(chunks[row.document_id] - row.displaced_chunks for row in ready),
+    )
+    return len(ready)
+
+
+def displace(
+    transaction: Transaction,
+    generation: Generation,
+    version_ids: Sequence[uuid.UUID],
+    *,
+    documents: int = 0,
+    chunks: int = 0,
+) -> None:
+    """Mark what only these versions needed as leaving, and move the generation's counters."""
+    entered = 0
+    if version_ids:
+        marked = transaction.run(
+            SQL["displace"],
+            generation=generation.number,
+            chunker=generation.chunker_fingerprint,
+            version_ids=list(version_ids),
+        )
+        # One that was being sent may be in Chroma: from now on it counts as being there.
+        entered = sum(row.was == "sending" for row in marked)
+    if documents or chunks or entered or version_ids:
+        transaction.run(
+            SQL["count_in"], generation=generation.number, documents=documents, chunks=chunks, texts=entered
+        )
+
+
+def remove_documents(transaction: Transaction, document_ids: Sequence[uuid.UUID]) -> tuple[int, int]:
+    """Take documents out of every generation: from the commit on no question returns them.
+
+    How many documents there were, and how many chunks of them were live.
+    """
+    removed = transaction.run(SQL["remove_documents"], document_ids=list(document_ids)).fetchall()
+    pending_versions = [row.version_id for row in removed if row.version_id]
+    return len(removed), unpublish(transaction, [row.document_id for row in removed], pending_versions)
+
+
+def unpublish(
+    transaction: Transaction, document_ids: Sequence[uuid.UUID], pending_versions: Sequence[uuid.UUID] = ()
+) -> int:
+    """Delete the documents' published rows everywhere; their texts leave, and those of the pending versions.
+
+    How many chunks of the live generation that were.
+    """
+    live_chunks = 0
+    rows = transaction.run(SQL["unpublish"], document_ids=list(document_ids)).fetchall()
+    for generation in Generations(transaction).all():
+        gone = [row for row in rows if row.generation == generation.number]
+        versions = {row.version_id for row in gone} | set(pending_versions)
+        if generation.state == "live":
+            live_chunks = sum(row.chunks for row in gone)
+        if generation.state != "retired" and versions:
+            displace(
+                transaction,
+                generation,
+                sorted(versions),
+                documents=-len(gone),
+                chunks=-sum(row.chunks for row in gone),
+            )
+    return live_chunks
+
+
+def remove_source(transaction: Transaction, name: str) -> int:
+    """Remove a source and the documents that no other source lists; how many. Raises NotFound."""
+    row = transaction.run(SQL["remove_source"], name=name).fetchone()
+    if row is None:
+        raise NotFound("source", name)
+    unlisted = transaction.run(SQL["unlist_source"], source_id=row.source_id).fetchall()
+    transaction.run(SQL["move_reader"], source_id=row.source_id)
+    return remove_documents(transaction, [one.document_id for one in unlisted])[0]
+
+
+def _check_count(writer: Writer, vectors: VectorStore, live: Generation) -> None:
+    """Chroma must hold as many vectors as PostgreSQL says: 5 ms that find a lost collection."""
+    with writer.reading() as transaction:
+        sending = transaction.one(SQL["sending"], generation=live.number)
+    found = vectors.collection(live).count()
+    if not live.texts <= found <= live.texts + sending.texts:
+        raise CollectionMismatch(
+            live.collection, f"Chroma holds {found:,} vectors and PostgreSQL says {live.texts:,}; reconcile the tenant."
+        )
+
+
+def _swap(writer: Writer, building: Generation, live: Generation) -> bool:
+    """Make the generation live when it has every live document as it is; the one before it is kept."""
+    with writer.writing() as transaction:
+        missing = transaction.one(SQL["unbuilt"], live=live.number, generation=building.number)
+        if missing.documents:
+            return False
+        generations = Generations(transaction)
+        for kept in (one for one in generations.all() if one.state == "kept"):
+            generations.set_state(kept.number, "retired")
+        generations.set_state(live.number, "kept")
+        generations.set_state(building.number, "live")
+    return True
+
+
+def _retire(writer: Writer, vectors: VectorStore, after_s: float) -> int:
+    """Delete from Chroma what has been leaving for long enough; searches under way are over by then."""
+    retired = 0
+    with writer.reading() as transaction:
+        generations = Generations(transaction).all()
+        due = {row.number for row in transaction.run(SQL["retired_due"], after_s=after_s)}
+    for generation in generations:
+        if generation.number in due:
+            writer.check()
+            vectors.drop(generation)
+            with writer.writing() as transaction:
+                Generations(transaction).delete(generation.number)
+        elif generation.state != "retired":
+            retired += _retire_texts(writer, vectors, generation, after_s)
+    return retired
+
+
+def _retire_texts(writer: Writer, vectors: VectorStore, generation: Generation, after_s: float) -> int:
+    retired = 0
+    while True:
+        with writer.reading() as transaction:
+            due = transaction.run(
+                SQL["due_to_leave"], generation=generation.number, after_s=after_s, most=BATCH
+            ).fetchall()
+        if not due:
+            return retired
+        hashes = [row.text_hash for row in due]
+        writer.check()
+        vectors.collection(generation).delete(hashes)
+        with writer.writing() as transaction:
+            gone = transaction.run(SQL["forget_texts"], generation=generation.number, text_hashes=hashes).rowcount
+            transaction.run(SQL["count_in"], generation=generation.number, documents=0, chunks=0, texts=-gone)
+        retired += gone

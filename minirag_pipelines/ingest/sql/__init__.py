@@ -1,0 +1,1 @@
+"""Named statements that only the pipeline runs, one file a stage."""

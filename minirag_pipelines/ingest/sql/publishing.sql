@@ -1,0 +1,181 @@
+-- name: publishable
+-- Documents whose version is cut and has every text settled in the live generation.
+SELECT d.document_id, d.version_id, k.chunks
+  FROM document d
+  JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = d.version_id AND k.chunker = %(chunker)s
+ WHERE d.tenant_id = %(tenant_id)s
+   AND d.pending = 'publication'
+   AND d.document_id > %(after)s
+   AND d.removed_at IS NULL
+   AND d.forgotten_at IS NULL
+   AND NOT EXISTS (SELECT 1 FROM chunk c
+                     LEFT JOIN indexed i ON i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s
+                                        AND i.text_hash = c.text_hash
+                    WHERE c.tenant_id = %(tenant_id)s AND c.version_id = d.version_id AND c.chunker = %(chunker)s
+                      AND i.state IS DISTINCT FROM 'there'
+                      AND NOT EXISTS (SELECT 1 FROM failure f
+                                       WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
+                                         AND f.key = encode(c.text_hash, 'hex') AND f.maker = %(model)s
+                                         AND f.permanent))
+ ORDER BY d.document_id
+ LIMIT %(most)s;
+
+-- name: buildable
+-- The same for a generation being built: what is published in the live one and not yet, or not as now, in this one.
+SELECT p.document_id, p.version_id, k.chunks
+  FROM published p
+  JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = p.version_id AND k.chunker = %(chunker)s
+ WHERE p.tenant_id = %(tenant_id)s
+   AND p.generation = %(live)s
+   AND p.document_id > %(after)s
+   AND NOT EXISTS (SELECT 1 FROM published b
+                    WHERE b.tenant_id = %(tenant_id)s AND b.generation = %(generation)s
+                      AND b.document_id = p.document_id AND b.version_id = p.version_id)
+   AND NOT EXISTS (SELECT 1 FROM chunk c
+                     LEFT JOIN indexed i ON i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s
+                                        AND i.text_hash = c.text_hash
+                    WHERE c.tenant_id = %(tenant_id)s AND c.version_id = p.version_id AND c.chunker = %(chunker)s
+                      AND i.state IS DISTINCT FROM 'there'
+                      AND NOT EXISTS (SELECT 1 FROM failure f
+                                       WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
+                                         AND f.key = encode(c.text_hash, 'hex') AND f.maker = %(model)s
+                                         AND f.permanent))
+ ORDER BY p.document_id
+ LIMIT %(most)s;
+
+-- name: lock_documents
+-- Under their row locks: those still to be published as they were found.
+SELECT d.document_id, d.version_id, p.version_id AS displaced, coalesce(p.chunks, 0) AS displaced_chunks
+  FROM document d
+  LEFT JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(generation)s
+                       AND p.document_id = d.document_id
+  JOIN unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[]) AS found (document_id, version_id)
+       ON found.document_id = d.document_id
+ WHERE d.tenant_id = %(tenant_id)s
+   AND d.removed_at IS NULL
+   AND d.forgotten_at IS NULL
+   AND (NOT %(live)s OR d.pending = 'publication' AND d.version_id = found.version_id)
+ ORDER BY d.document_id
+   FOR UPDATE OF d;
+
+-- name: publish
+INSERT INTO published (tenant_id, generation, document_id, version_id, chunks, run_id)
+SELECT %(tenant_id)s, %(generation)s, document_id, version_id, chunks, %(run_id)s
+  FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[], %(chunks)s::integer[])
+       AS ready (document_id, version_id, chunks)
+ON CONFLICT (tenant_id, generation, document_id) DO UPDATE
+   SET version_id = EXCLUDED.version_id, chunks = EXCLUDED.chunks, run_id = EXCLUDED.run_id, published_at = now();
+
+-- name: settle_documents
+UPDATE document SET pending = NULL WHERE tenant_id = %(tenant_id)s AND document_id = ANY(%(document_ids)s);
+
+-- name: count_in
+UPDATE generation
+   SET documents = documents + %(documents)s, chunks = chunks + %(chunks)s, texts = texts + %(texts)s,
+       data_version = data_version + 1
+ WHERE tenant_id = %(tenant_id)s AND number = %(generation)s;
+
+-- name: displace
+-- Texts of versions that were displaced here, and that nothing published or pending in this generation needs.
+WITH gone AS (
+    SELECT DISTINCT c.text_hash
+      FROM chunk c
+     WHERE c.tenant_id = %(tenant_id)s AND c.version_id = ANY(%(version_ids)s) AND c.chunker = %(chunker)s
+), unneeded AS (
+    SELECT i.text_hash, i.state
+      FROM gone
+      JOIN indexed i ON i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s AND i.text_hash = gone.text_hash
+     WHERE i.state <> 'leaving'
+       AND NOT EXISTS (SELECT 1 FROM chunk c
+                         JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(generation)s
+                                         AND p.version_id = c.version_id
+                        WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = gone.text_hash
+                          AND c.chunker = %(chunker)s)
+       AND NOT EXISTS (SELECT 1 FROM chunk c
+                         JOIN document d ON d.tenant_id = %(tenant_id)s AND d.version_id = c.version_id
+                                        AND d.pending = 'publication' AND d.removed_at IS NULL
+                                        AND d.forgotten_at IS NULL
+                        WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = gone.text_hash
+                          AND c.chunker = %(chunker)s)
+)
+UPDATE indexed i
+   SET state = 'leaving', changed_at = now()
+  FROM unneeded u
+ WHERE i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s AND i.text_hash = u.text_hash
+RETURNING u.state AS was;
+
+-- name: remove_documents
+UPDATE document
+   SET removed_at = now(), pending = NULL
+ WHERE tenant_id = %(tenant_id)s AND document_id = ANY(%(document_ids)s) AND removed_at IS NULL
+RETURNING document_id, version_id;
+
+-- name: unpublish
+DELETE FROM published
+ WHERE tenant_id = %(tenant_id)s AND document_id = ANY(%(document_ids)s)
+RETURNING generation, document_id, version_id, chunks;
+
+-- name: due_to_leave
+SELECT text_hash
+  FROM indexed
+ WHERE tenant_id = %(tenant_id)s
+   AND generation = %(generation)s
+   AND state = 'leaving'
+   AND changed_at < now() - make_interval(secs => %(after_s)s)
+ ORDER BY changed_at, text_hash
+ LIMIT %(most)s;
+
+-- name: forget_texts
+-- Only what is still leaving: a text that was wanted again meanwhile stays.
+DELETE FROM indexed
+ WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s AND state = 'leaving'
+   AND text_hash = ANY(%(text_hashes)s);
+
+-- name: unbuilt
+-- How many live documents the generation being built does not have as they are.
+SELECT count(*) AS documents
+  FROM published p
+ WHERE p.tenant_id = %(tenant_id)s
+   AND p.generation = %(live)s
+   AND NOT EXISTS (SELECT 1 FROM published b
+                    WHERE b.tenant_id = %(tenant_id)s AND b.generation = %(generation)s
+                      AND b.document_id = p.document_id AND b.version_id = p.version_id);
+
+-- name: retired_due
+SELECT number
+  FROM generation
+ WHERE tenant_id = %(tenant_id)s
+   AND state = 'retired'
+   AND retired_at < now() - make_interval(secs => %(after_s)s)
+ ORDER BY number;
+
+-- name: remove_source
+UPDATE source SET removed_at = now()
+ WHERE tenant_id = %(tenant_id)s AND name = %(name)s AND removed_at IS NULL
+RETURNING source_id;
+
+-- name: unlist_source
+-- Documents that no other source lists.
+WITH unlisted AS (
+    DELETE FROM listed WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s RETURNING document_id
+)
+SELECT u.document_id
+  FROM unlisted u
+ WHERE NOT EXISTS (SELECT 1 FROM listed l
+                    WHERE l.tenant_id = %(tenant_id)s AND l.document_id = u.document_id
+                      AND l.source_id <> %(source_id)s)
+ ORDER BY u.document_id;
+
+-- name: move_reader
+UPDATE document d
+   SET source_id = (SELECT l.source_id FROM listed l
+                     WHERE l.tenant_id = %(tenant_id)s AND l.document_id = d.document_id
+                     ORDER BY l.source_id LIMIT 1)
+ WHERE d.tenant_id = %(tenant_id)s
+   AND d.source_id = %(source_id)s
+   AND d.removed_at IS NULL
+   AND EXISTS (SELECT 1 FROM listed l WHERE l.tenant_id = %(tenant_id)s AND l.document_id = d.document_id);
+
+-- name: sending
+SELECT count(*) AS texts FROM indexed
+ WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s AND state = 'sending';
