@@ -64,9 +64,7 @@ def _pieces(text: str, start: int, end: int, tokenizer: Tokenizer, tokens: int) 
         spans = [
             (found.start() + a, found.end() + a)
             for a, b in waiting
-            for found in re.finditer(
-                rf".*?{re.escape(separator)}|.+\Z" if separator else ".", text[a:b], re.DOTALL
-            )
+            for found in re.finditer(rf".*?{re.escape(separator)}|.+\Z" if separator else ".", text[a:b], re.DOTALL)
             if found.group()
         ]
         counts = tokenizer.counts([text[a:b] for a, b in spans])

@@ -1,1 +1,6 @@
-"""Serving: questions in, passages and answers with citations out, from what the pipeline has published."""
+"""Serving: answers questions from the collections that the pipeline has published, with citations."""
+
+from minirag_serving.records import Answer, Citation, Hit, SearchResult
+from minirag_serving.service import MiniRAG
+
+__all__ = ["Answer", "Citation", "Hit", "MiniRAG", "SearchResult"]

@@ -45,13 +45,13 @@ class SearchResult:
     """What a search found, best first, in which generation, and how long its parts took."""
 
     tenant_id: str
-    generation: int
+    generation: int | None
     hits: tuple[Hit, ...]
     latency_ms: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "tenant_id": self.tenant_id,
+            "tenant": self.tenant_id,
             "generation": self.generation,
             "hits": [hit.to_json() for hit in self.hits],
             "latency_ms": dict(self.latency_ms),

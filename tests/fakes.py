@@ -90,7 +90,7 @@ class OpenAIServer:
 
     `texts` are the texts embedded, in the order they came; `chats` the bodies of chat requests, `authorizations`
     the Authorization headers. `max_texts` refuses larger requests for embeddings with 400, `refused_word` any that
-    contains the word, and `delay_s` makes every reply wait.
+    contains the word, and `delay_s` makes every reply wait. `base64` says what becomes of a wish for that encoding.
     """
 
     def __init__(self, dimension: int = 64, *, port: int = 0, keep_texts: bool = True) -> None:
@@ -114,6 +114,7 @@ class OpenAIServer:
             self.max_texts: int | None = None
             self.refused_word: str | None = None
             self.delay_s = 0.0
+            self.base64: Literal["taken", "ignored", "refused"] = "taken"
             self._faults: deque[Fault] = deque()
             self._replies: deque[str] = deque()
 
@@ -187,8 +188,10 @@ class OpenAIServer:
         with self._lock:
             self.in_flight -= 1
 
-    def refusal(self, texts: list[str]) -> str | None:
+    def refusal(self, texts: list[str], encoding: str | None) -> str | None:
         """Why a request for these texts is bad, if it is."""
+        if encoding == "base64" and self.base64 == "refused":
+            return "encoding_format: base64 is not supported."
         if self.max_texts is not None and len(texts) > self.max_texts:
             return f"Too many inputs: the most is {self.max_texts}."
         if self.refused_word and any(self.refused_word in text for text in texts):
@@ -214,7 +217,7 @@ class OpenAIServer:
             vectors = [np.append(vector, np.float32(0.5)) for vector in vectors]
         if flaw == "nan":
             vectors[-1] = np.full_like(vectors[-1], np.nan)
-        as_base64 = body.get("encoding_format") == "base64"
+        as_base64 = body.get("encoding_format") == "base64" and self.base64 == "taken"
         return {
             "object": "list",
             "model": body["model"],
@@ -312,7 +315,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _embeddings(self, body: dict[str, Any], fault: Fault | None) -> None:
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        refusal = self.server.provider.refusal(texts)
+        refusal = self.server.provider.refusal(texts, body.get("encoding_format"))
         if refusal:
             self._send(400, {"error": {"message": refusal, "type": "invalid_request_error", "code": None}})
         else:

@@ -170,7 +170,8 @@ def _ways(
         # Half the limit, because the halves of a word may have more tokens than the word.
         return list(_inside(text, piece, tokenizer, max(limits[piece.section] // 2, 1)))
 
-    return ((Seam.LINE, lines), (Seam.WORD, words), (Seam.INSIDE, inside))
+    # Again, because a part of a word that the tokenizer did not read may be readable, and then have many tokens.
+    return ((Seam.LINE, lines), (Seam.WORD, words), *[(Seam.INSIDE, inside)] * 3)
 
 
 def _inside(text: str, piece: _Piece, tokenizer: Tokenizer, tokens: int) -> Iterator[tuple[int, int]]:
@@ -203,6 +204,9 @@ def _reckoned(text: str, pieces: list[_Piece], tokenizer: Tokenizer, only: list[
     numbers = range(len(pieces)) if only is None else only
     spans = [(pieces[number - 1].end if number else 0, pieces[number].end) for number in numbers]
     counts = tokenizer.counts([text[start:end] for start, end in spans])
-    return [
-        max(count, -(-(end - start) // CHARACTERS_A_TOKEN)) for count, (start, end) in zip(counts, spans, strict=True)
-    ]
+    return [at_least(count, end - start) for count, (start, end) in zip(counts, spans, strict=True)]
+
+
+def at_least(tokens: int, characters: int) -> int:
+    """What so many tokens are reckoned as, when they are so many characters."""
+    return max(tokens, -(-characters // CHARACTERS_A_TOKEN))

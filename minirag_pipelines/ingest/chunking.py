@@ -14,7 +14,7 @@ from itertools import accumulate
 
 from minirag_pipelines.core.providers.models import Tokenizer
 from minirag_pipelines.core.records import ChunkDraft, ChunkerSettings, ParsedDocument, embedded_text, fingerprint
-from minirag_pipelines.ingest.atoms import Atom, atoms_of, sections_of, whole_character
+from minirag_pipelines.ingest.atoms import Atom, at_least, atoms_of, sections_of, whole_character
 
 # Raised when the same document and settings give other chunks than before.
 CHUNKER_NUMBER = 1
@@ -165,20 +165,20 @@ class _Cutter:
     def _cuts(self, unit: range, slack: int) -> Iterator[_Cut]:
         start = unit.start
         while start < unit.stop:
-            lead = self._lead(unit, start)
+            lead = self._lead(unit, start, slack)
             end = self._end(start, unit.stop, self._most - slack - lead.tokens)
             yield _Cut(lead.start, self._atoms[end - 1].end, self._atoms[start], lead.headings, lead.header)
             start = end
 
-    def _lead(self, unit: range, number: int) -> _Lead:
+    def _lead(self, unit: range, number: int, slack: int) -> _Lead:
         atom = self._atoms[number]
         section = self._sections[atom.section]
         opens = number == 0 or self._atoms[number - 1].section != atom.section
         headings, tokens = self._path(section.above if atom.is_title and opens else section.path)
         header, header_tokens = self._header(atom)
-        if tokens + header_tokens + atom.tokens > self._most:
+        if tokens + header_tokens + atom.tokens > self._most - slack:
             header, header_tokens = "", 0
-        room = self._most - tokens - header_tokens - atom.tokens
+        room = self._most - slack - tokens - header_tokens - atom.tokens
         start, overlap_tokens = self._overlapped(number, room) if number > unit.start else (atom.start, 0)
         return _Lead(headings, header, start, tokens + header_tokens + overlap_tokens)
 
@@ -206,8 +206,9 @@ class _Cutter:
         """The innermost headings of the path that take a quarter of a chunk at most, and their tokens."""
         if path not in self._paths:
             kept = [path[number:] for number in range(len(path) + 1)]
-            counts = self._tokenizer.counts([embedded_text(headings, "") for headings in kept])
-            fitting = ((h, count) for h, count in zip(kept, counts, strict=True) if count <= self._most // 4)
+            texts = [embedded_text(headings, "") for headings in kept]
+            counts = map(at_least, self._tokenizer.counts(texts), map(len, texts))
+            fitting = (pair for pair in zip(kept, counts, strict=True) if pair[1] <= self._most // 4)
             self._paths[path] = next(fitting)
         return self._paths[path]
 
@@ -218,7 +219,7 @@ class _Cutter:
             return "", 0
         if table.start not in self._headers:
             header = self._text[table.start : table.header_end].rstrip() + "\n"
-            count = self._tokenizer.count(header)
+            count = at_least(self._tokenizer.count(header), len(header))
             self._headers[table.start] = (header, count) if count <= self._most // 2 else ("", 0)
         return self._headers[table.start]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from psycopg.types.json import Jsonb
 
@@ -29,6 +30,14 @@ class CuttingTally:
     kept: int = 0
     dropped: int = 0
     tokens: list[int] = field(default_factory=list)
+
+    def __iadd__(self, other: CuttingTally) -> Self:
+        self.versions += other.versions
+        self.added += other.added
+        self.kept += other.kept
+        self.dropped += other.dropped
+        self.tokens += other.tokens
+        return self
 
 
 def cut_pending(
@@ -95,19 +104,15 @@ def record_chunks(
 
 
 def _version(transaction: Transaction, version_id: uuid.UUID) -> ParsedDocument:
-    row = transaction.run(SQL["version"], version_id=version_id).fetchone()
+    row = transaction.one(SQL["version"], version_id=version_id)
     return ParsedDocument(row.title, row.text, tuple(element_of(element) for element in row.elements), row.pages)
 
 
 def _compare(writer: Writer, live: Generation, tally: CuttingTally) -> None:
     """How the pending documents' chunks differ from what is published for them."""
     with writer.reading() as transaction:
-        chunks = transaction.run(SQL["pending_chunks"], chunker=live.chunker_fingerprint, live=live.number).fetchone()
+        chunks = transaction.one(SQL["pending_chunks"], chunker=live.chunker_fingerprint, live=live.number)
         if chunks.published:
-            tally.kept = (
-                transaction.run(SQL["kept_chunks"], chunker=live.chunker_fingerprint, live=live.number)
-                .fetchone()
-                .chunks
-            )
+            tally.kept = transaction.one(SQL["kept_chunks"], chunker=live.chunker_fingerprint, live=live.number).chunks
     tally.added = chunks.wanted - tally.kept
     tally.dropped = max(chunks.published - tally.kept, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -25,6 +26,13 @@ class EmbeddingTally:
     reused: int = 0
     refused: int = 0
     usage: Usage = field(default_factory=Usage)
+
+    def __iadd__(self, other: EmbeddingTally) -> Self:
+        self.embedded += other.embedded
+        self.reused += other.reused
+        self.refused += other.refused
+        self.usage += other.usage
+        return self
 
 
 def embed_pending(

@@ -23,12 +23,12 @@ class Tool:
     def path(self) -> str | None:
         """Where the program is, None if it is not installed."""
         found = next((path for program in self.programs if (path := shutil.which(program))), None)
-        return found or (_bundled_pandoc() if self.name == "pandoc" else None)
+        return found or (_bundled_pandoc() if "pandoc" in self.programs else None)
 
 
-TESSERACT = Tool("tesseract", "ocr", ("tesseract",), "install Tesseract (Debian: apt install tesseract-ocr)")
-LIBREOFFICE = Tool("libreoffice", "office", ("soffice", "libreoffice"), "install LibreOffice")
-PANDOC = Tool("pandoc", "convert", ("pandoc",), "pip install 'minirag[documents]'")
+TESSERACT = Tool("Tesseract", "ocr", ("tesseract",), "install Tesseract (Debian: apt install tesseract-ocr)")
+LIBREOFFICE = Tool("LibreOffice", "office", ("soffice", "libreoffice"), "install LibreOffice")
+PANDOC = Tool("Pandoc", "convert", ("pandoc",), "pip install 'minirag[documents]'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +81,18 @@ _FORMATS: tuple[Format, ...] = (
     Format("csv", "table of separated values", ("csv",)),
     Format("tsv", "table of tab-separated values", ("tsv", "tab")),
     Format("xlsx", "Excel workbook", ("xlsx", "xlsm", "xltx", "xltm")),
-    Format("xls", "Excel workbook, 97–2003", ("xls", "xlt"), wants=(PANDOC,), wants_for=_LEGACY),
+    Format("xls", "old Excel workbook (97–2003)", ("xls", "xlt"), wants=(PANDOC,), wants_for=_LEGACY),
     Format("docx", "Word document", ("docx", "docm", "dotx", "dotm")),
     Format(
         "doc",
-        "Word document, 97–2003",
+        "old Word document (97–2003)",
         ("doc", "dot"),
         needs=(LIBREOFFICE,),
         wants=(PANDOC,),
         wants_for=_LEGACY,
     ),
     Format("pptx", "PowerPoint presentation", ("pptx", "pptm", "ppsx", "potx")),
-    Format("ppt", "PowerPoint presentation, 97–2003", ("ppt", "pps"), needs=(LIBREOFFICE,)),
+    Format("ppt", "old PowerPoint presentation (97–2003)", ("ppt", "pps"), needs=(LIBREOFFICE,)),
     Format("pdf", "PDF, by its text layer", ("pdf",), wants=(TESSERACT,), wants_for="scanned pages"),
     Format(
         "image",
@@ -143,7 +143,7 @@ def parser_fingerprint(kind: str, languages: Sequence[str], **limits: object) ->
     parts = [f"{kind}-{number}"]
     for tool in tools:
         installed = tool.path() is not None
-        parts.append(f"{tool.role}={tool.name if installed else 'none'}")
+        parts.append(f"{tool.role}={tool.name.lower() if installed else 'none'}")
         if installed and tool is TESSERACT:
             parts.append(f"languages={'+'.join(languages)}")
     parts += [f"{name}={limits[name]}" for name in sorted(limits)]

@@ -242,6 +242,12 @@ class _Reading:
             _add_failure(transaction, "read", str(row.document_id), "", error)
 
 
+def retry_failures(writer: Writer) -> None:
+    """Let everything that failed be tried again now."""
+    with writer.writing() as transaction:
+        transaction.run(SQL["retry_failures"])
+
+
 def _add_failure(transaction: Transaction, stage: str, key: str, maker: str, error: DocumentUnreadable) -> None:
     transaction.run(
         SQL["add_failure"],

@@ -70,11 +70,17 @@ class Stores:
         return ["chroma"] * chroma + ["postgres"] * postgres
 
     def addressed(self, settings: Settings) -> Settings:
-        """The settings with the addresses of these servers."""
+        """The settings with the addresses of these servers, and none of a PostgreSQL of ours beside another one."""
         ours = read_json(self.home / ADDRESSES_FILE)
-        names = (DATABASE_ADDRESSES if self.postgres else ()) + (("chroma_url",) if self.chroma else ())
-        found = {name: ours[name] if name == "chroma_url" else SecretStr(ours[name]) for name in names}
-        return settings.model_copy(update={"home": self.home, **found})
+        found: dict[str, Any] = {"home": self.home}
+        for name in DATABASE_ADDRESSES:
+            if self.postgres:
+                found[name] = SecretStr(ours[name])
+            elif (value := getattr(settings, name)) and value.get_secret_value() == ours.get(name):
+                found[name] = None
+        if self.chroma:
+            found["chroma_url"] = ours["chroma_url"]
+        return settings.model_copy(update=found)
 
     def _up(self) -> bool:
         ours = read_json(self.home / ADDRESSES_FILE)
@@ -94,7 +100,7 @@ def available(settings: Settings) -> Iterator[Settings]:
     """
     stores = Stores.of(settings)
     if stores.postgres is None and stores.chroma is None:
-        yield settings
+        yield stores.addressed(settings)
         return
     checked_platform()
     users = Lock(stores.home / "users.lock")

@@ -116,7 +116,7 @@ def rotate(log: Path) -> None:
 
 
 def marked(mark: str) -> list[ProcessId]:
-    """The processes that began with SERVICE_VARIABLE at `mark` (all of a home's, when it ends in "|").
+    """The processes that began with SERVICE_VARIABLE at `mark`.
 
     Children inherit the variable, so this finds what a dead service has left, and what was started by a supervisor
     that was killed before it could write that down.
@@ -125,39 +125,43 @@ def marked(mark: str) -> list[ProcessId]:
 
     found = []
     for process in psutil.process_iter():
-        try:
-            value = process.environ().get(SERVICE_VARIABLE, "")
-        except (psutil.Error, OSError):
-            continue
-        if value == mark or (mark.endswith("|") and value.startswith(mark)):
-            found.append(ProcessId.of(process.pid))
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(SERVICE_VARIABLE) == mark:
+                found.append(ProcessId.of(process.pid))
     return [process for process in found if process and process.pid != os.getpid()]
 
 
 def end(leader: ProcessId | None, mark: str, *, grace_s: float = 10.0) -> bool:
-    """End a service: SIGTERM to its first process, which ends its own; what is left after the grace is killed.
+    """End a service and all that it started, killing what takes longer. Returns whether anything was running.
 
-    Returns whether anything was running.
+    Asked to end are its first process and that one's children (the runs of a code location), but not theirs: a run
+    that is ending must not take the death of its own workers for failures.
     """
-    if leader:
-        leader.signal(signal.SIGTERM)
-        leader.wait(grace_s)
+    import psutil
+
+    asked = [leader] if leader and leader.alive() else marked(mark)
+    if leader in asked:
+        with contextlib.suppress(psutil.Error):
+            children = [ProcessId.of(child.pid) for child in psutil.Process(leader.pid).children()]
+            asked += [child for child in children if child]
+    for process in asked:
+        process.signal(signal.SIGTERM)
+    wait_until(lambda: not any(process.alive() for process in asked), grace_s)
     left = marked(mark)
-    if left and not (leader and leader.pid == left[0].pid):
-        grace_s = min(grace_s, 2.0)
-    return bool(leader) | end_all(left, grace_s=0 if leader and leader.alive() else grace_s)
+    for process in left:
+        process.signal(signal.SIGKILL)
+    wait_until(lambda: not any(process.alive() for process in left), 5.0)
+    return bool(asked or left)
 
 
-def end_all(processes: Iterable[ProcessId], *, grace_s: float) -> bool:
-    """SIGTERM to each, then SIGKILL. Returns whether there was any."""
-    processes = list(processes)
+def end_all(processes: list[ProcessId], *, grace_s: float) -> None:
+    """SIGTERM to each, then SIGKILL."""
     for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         living = [process for process in processes if process.alive()]
         for process in living:
             process.signal(number)
         if wait_until(lambda: not any(process.alive() for process in processes), patience_s):
             break
-    return bool(processes)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:

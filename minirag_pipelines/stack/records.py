@@ -15,13 +15,13 @@ StackPhase = Literal["starting", "running", "stopping", "stopped", "failed"]
 
 @dataclass(slots=True)
 class StackRecord:
-    """The stack of one home. `error` says why it failed, `ports` are those to use again."""
+    """The stack of one home. `error` says why it failed (what StackFailed is made of), `ports` are to be used again."""
 
     phase: StackPhase = "stopped"
     supervisor: ProcessId | None = None
     services: dict[str, ProcessId] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
-    error: str | None = None
+    error: dict[str, str | None] | None = None
 
     @classmethod
     def read(cls, home: Path) -> StackRecord:
@@ -40,3 +40,24 @@ class StackRecord:
 
     def write(self, home: Path) -> None:
         write_json(home / STACK_FILE, asdict(self))
+
+
+ServicePhase = Literal["running", "stopped", "starting", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    name: str
+    state: ServicePhase
+    pid: int | None
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StackState:
+    """What of the stack runs. `ui_url` is None unless the whole of it is up."""
+
+    phase: StackPhase
+    services: tuple[ServiceState, ...]
+    ui_url: str | None
+    supervisor_pid: int | None

@@ -16,7 +16,7 @@ from minirag_serving.records import Answer, Hit, SearchResult
 from tests.fakes import OpenAIServer
 
 REFUNDS = "Orders can be returned. Refunds are paid within 30 days of the return. Shipping is not refunded."
-HOURS = "The office is open from 9 to 17. It is closed on Sundays."
+HOURS = "The office is open from 9 to 17 daily. It is closed on Sundays."
 
 
 class Scripted:
@@ -219,7 +219,7 @@ def test_an_answer_as_json() -> None:
                 "document_id": "00000000-0000-0000-0000-000000000001",
                 "uri": "file:///1.md",
                 "page": 2,
-                "span": [33, 57],
+                "span": [HOURS.index("It"), len(HOURS)],
                 "quote": "It is closed on Sundays.",
             }
         ],
@@ -232,7 +232,7 @@ def test_an_answer_as_json() -> None:
 def test_a_search_result_as_json() -> None:
     shown = SearchResult("acme", 3, (hit(1, HOURS),), {"chroma": 2.5}).to_json()
     assert shown == {
-        "tenant_id": "acme",
+        "tenant": "acme",
         "generation": 3,
         "hits": [
             {
@@ -258,7 +258,6 @@ def test_a_search_result_as_json() -> None:
 
 def test_answering_loads_neither_the_pipeline_nor_litellm() -> None:
     heavy = {"dagster", "unstructured", "pandas", "litellm", "openai", "onnxruntime", "chromadb", "tiktoken"}
-    code = f"import sys, minirag_serving.answering; print(*{sorted(heavy)!r} & sys.modules.keys())"
-    code = code.replace(f"*{sorted(heavy)!r}", f"*set({sorted(heavy)!r})")
+    code = f"import sys, minirag_serving.answering; print(*(set({sorted(heavy)!r}) & sys.modules.keys()))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == ""

@@ -54,6 +54,7 @@ LOOKS_SECRET = re.compile(
     re.DOTALL,
 )
 NO_KEY_GIVEN = re.compile(r"Missing credentials|Missing .*API key|api_key client option must be set|No API key", re.I)
+NOBODY_ANSWERS = re.compile(r"LLM Provider NOT provided|Unmapped LLM provider")
 PACKAGE_MISSING = re.compile(r"No module named '([\w.]+)'")
 LITELLM_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?: Error)?\s*[:-]\s*)+")
 
@@ -102,6 +103,7 @@ def litellm() -> Any:
     # Said by pydantic about LiteLLM's own records, at calls. Put in place again each time, because whoever resets the
     # filters (pytest does, for each test) removes them.
     warnings.filterwarnings("ignore", "Item '.*' on TypedDict class '.*' is using the `ReadOnly`", UserWarning)
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
     warnings.filterwarnings("ignore", "Accessing the 'model_(computed_)?fields' attribute", DeprecationWarning)
     return module
 
@@ -147,12 +149,14 @@ MEANINGS = {
     "MidStreamFallbackError": "status",
     "MockException": "status",
     "ModelNotMappedError": "unknown",
+    "ModifyResponseException": "content",
     "NotFoundError": "refused",
     "OpenAIError": "unavailable",
     "PaymentRequiredError": "refused",
     "PermissionDeniedError": "refused",
     "RateLimitError": "unavailable",
     "RejectedRequestError": "content",
+    "SensitiveDataRouteException": "content",
     "ServiceUnavailableError": "unavailable",
     "Timeout": "unavailable",
     "UnprocessableEntityError": "content",
@@ -176,20 +180,16 @@ def translated(error: BaseException, model: str, secrets: Iterable[str] = ()) ->
     """One of LiteLLM's errors as one of ours, without keys."""
     said = str(error) or type(error).__name__
     reason = redacted(LITELLM_PREFIX.sub("", said) or said, secrets)
-    package = PACKAGE_MISSING.search(said)
-    if package:
+    if package := PACKAGE_MISSING.search(said):
         return ModelUnknown(model, f"its provider needs the package {package[1]!r}, which is not installed.")
+    if NOBODY_ANSWERS.search(said):
+        return ModelUnknown(model, "no provider answers to it here; write it as LiteLLM does, provider/model.")
     if NO_KEY_GIVEN.search(said):
         return ProviderRefused(model, "no key is given: set it with the bot's credentials or in the environment.")
-    match meaning(error):
-        case "unknown":
-            return ModelUnknown(model, reason)
-        case "refused":
-            return ProviderRefused(model, reason)
-        case "content":
-            return ContentRefused(model, reason)
-        case _:
-            return ProviderUnavailable(model, reason, retry_after_s=_retry_after_s(error))
+    word = meaning(error)
+    if word == "unavailable":
+        return ProviderUnavailable(model, reason, retry_after_s=_retry_after_s(error))
+    return {"unknown": ModelUnknown, "refused": ProviderRefused, "content": ContentRefused}[word](model, reason)
 
 
 def _retry_after_s(error: BaseException) -> float | None:

@@ -27,6 +27,8 @@ AT_ONCE = 4
 SAFE_MAX_TOKENS = 512  # what the models take whose limit nobody tells us
 SPECIAL_TOKENS = 2
 PROBE = "What is this about?"
+# Who sends vectors as base64 when asked: 1,536 numbers a text written out cost the client 5 ms, packed 0.2 ms.
+PACKS = re.compile(r"openai/|hosted_vllm/|text-embedding-(3|ada)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class LiteEmbedder:
         self._dimension = dimension
         self._learning = threading.Lock()
         self._most_texts = MOST_TEXTS
+        self._reached = False
+        self._encoding = {"encoding_format": "base64"} if PACKS.match(model) else {}
 
     @property
     def model(self) -> str:
@@ -123,11 +127,13 @@ class LiteEmbedder:
             return Embedded(np.empty((0, self.dimension), np.float32), Usage())
         ends = self._batch_ends(texts)
         spans = list(zip([0, *ends[:-1]], ends, strict=True))
-        if len(spans) == 1:
-            parts = [self._embed_span(texts, 0, len(texts), purpose)]
-        else:
+        parts = []
+        if len(spans) == 1 or not self._reached:
+            # The first request goes alone: a wrong key is said once, and LiteLLM opens one client instead of four.
+            parts.append(self._embed_span(texts, *spans.pop(0), purpose))
+        if spans:
             with ThreadPoolExecutor(min(AT_ONCE, len(spans)), thread_name_prefix="embed") as pool:
-                parts = _results([pool.submit(self._embed_span, texts, *span, purpose) for span in spans])
+                parts += _results([pool.submit(self._embed_span, texts, *span, purpose) for span in spans])
         return _joined(parts)
 
     def _batch_ends(self, texts: Sequence[str]) -> list[int]:
@@ -168,13 +174,28 @@ class LiteEmbedder:
         return ContentRefused(self.model, refusal.reason, text_index=index)
 
     def _request(self, texts: Sequence[str], purpose: Purpose) -> Embedded:
-        sent = self._instruction.arguments(texts, purpose)
+        try:
+            return self._asked(texts, purpose)
+        except ContentRefused:
+            if self._reached or not self._encoding:
+                raise
+        # Nothing of this model has been seen yet: it may be the encoding that its server does not know.
+        encoding, self._encoding = self._encoding, {}
+        try:
+            return self._asked(texts, purpose)
+        except ContentRefused:
+            self._encoding = encoding
+            raise
+
+    def _asked(self, texts: Sequence[str], purpose: Purpose) -> Embedded:
+        sent = self._instruction.arguments(texts, purpose) | self._encoding
 
         def attempt(litellm: Any, arguments: dict[str, Any]) -> tuple[Vectors, Any]:
             reply = litellm.embedding(**arguments, **sent)
             return self._checked(reply, len(texts)), getattr(reply, "usage", None)
 
         (vectors, said), repeated = self._connection.call(attempt)
+        self._reached = True
         tokens = getattr(said, "prompt_tokens", 0) or getattr(said, "total_tokens", 0)
         if tokens:
             cost_usd = self._connection.cost_usd("embedding", said)
@@ -210,7 +231,7 @@ def _field(item: Any, name: str) -> Any:
 
 
 def _numbers(embedding: str | Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """One vector, from numbers or from base64 of float32, which some servers send unasked."""
+    """One vector, from numbers or from base64 of float32."""
     if isinstance(embedding, str):
         return np.frombuffer(base64.b64decode(embedding), "<f4").astype(np.float64)
     return np.asarray(embedding, np.float64)

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from minirag_pipelines.core.errors import ModelUnknown
 from minirag_pipelines.core.providers.models import ChatModel, Embedder
+from minirag_pipelines.core.providers.tokenizers import LOCAL_EMBEDDING_MODEL
 
-LOCAL_EMBEDDER = "local/all-MiniLM-L6-v2"
 LOCAL_CHAT_MODEL = "local/extractive"
 
 # `gpt-4o-mini`, `ollama/nomic-embed-text:v1.5`, `hosted_vllm/BAAI/bge-m3`, `vertex_ai/text-embedding@005`
@@ -23,7 +23,7 @@ def embedder(model: str, *, dimension: int | None = None, credentials: Mapping[s
     `organization`, `headers` (a JSON object), …; without them LiteLLM's environment variables count.
     Raises ModelUnknown, InvalidInput for credentials of unknown names.
     """
-    if _is_local(model, LOCAL_EMBEDDER, "embed"):
+    if _is_local(model, LOCAL_EMBEDDING_MODEL, "embed"):
         return _minilm()
     from minirag_pipelines.core.providers.lite_embedder import LiteEmbedder
 

@@ -56,8 +56,8 @@ def container_kind(content: bytes) -> str | None:
 
 
 def _ole_kind(content: bytes) -> str | None:
-    import msoffcrypto
-    import olefile
+    import msoffcrypto  # type: ignore[import-untyped]  # ships no types
+    import olefile  # type: ignore[import-untyped]  # ships no types
 
     try:
         with olefile.OleFileIO(io.BytesIO(content)) as container:
@@ -65,7 +65,7 @@ def _ole_kind(content: bytes) -> str | None:
                 raise DocumentUnreadable("encrypted", "The document is protected by a password.")
             kind = next((kind for stream, kind in _OLE_STREAMS if container.exists(stream)), None)
     except OSError as error:
-        raise DocumentUnreadable("corrupt", "The file is an Office document of the old kind that is damaged.") from error
+        raise DocumentUnreadable("corrupt", "The document is an old Office file that is damaged.") from error
     if kind in ("doc", "xls", "ppt"):
         try:
             encrypted = msoffcrypto.OfficeFile(io.BytesIO(content)).is_encrypted()

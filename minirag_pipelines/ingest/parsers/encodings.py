@@ -5,8 +5,12 @@ from __future__ import annotations
 import codecs
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from minirag_pipelines.core.errors import DocumentUnreadable
+
+if TYPE_CHECKING:
+    from charset_normalizer import CharsetMatch
 
 SAMPLE_BYTES = 64 * 1024
 _BOMS = (
@@ -32,6 +36,9 @@ _WIDER = {
 }
 # C0 controls that no text holds: all but tab, line feed, form feed, carriage return, escape and the end-of-file mark.
 _BINARY = bytes(set(range(32)) - {9, 10, 11, 12, 13, 26, 27})
+# Those of the Macintosh before 2001: near enough to those of Windows to be taken for them in a short text.
+_FORGOTTEN = [f"mac_{script}" for script in ("cyrillic", "greek", "iceland", "latin2", "roman", "turkish")]
+_COMMON = ("cp1252", "cp1251")
 _HIGH = bytes(range(128, 256))
 
 
@@ -59,7 +66,7 @@ def decoded(content: bytes, declared: str | None = None) -> Decoded:
     if (wide := _wide_encoding(content)) is not None:
         return _lenient(content, wide)
     sample = content[:SAMPLE_BYTES]
-    if (escaped := _escaped_encoding(sample)) is not None:
+    if sample.isascii() and (escaped := _escaped_encoding(sample)) is not None:
         return _lenient(content, escaped)
     if len(sample.translate(None, _BINARY)) < 0.95 * len(sample):
         raise DocumentUnreadable("unsupported", "The content is not text, and of no other kind that can be read.")
@@ -131,7 +138,11 @@ def _lenient(content: bytes, encoding: str) -> Decoded:
     if text is not None:
         return Decoded(text)
     text = content.decode(encoding, "replace")
-    return Decoded(text, f"{text.count(chr(0xFFFD))} characters could not be read as {encoding.upper()}.")
+    return Decoded(text, _broken(text.count("\ufffd"), encoding))
+
+
+def _broken(count: int, encoding: str) -> str:
+    return f"Characters that could not be read as {encoding.upper()}: {count}."
 
 
 def _damaged_utf8(content: bytes) -> Decoded | None:
@@ -141,7 +152,7 @@ def _damaged_utf8(content: bytes) -> Decoded | None:
     whole = len(text) - len(text.encode("ascii", "ignore")) - broken
     if whole <= 10 * broken:
         return None
-    return Decoded(text, f"{broken} characters could not be read as UTF-8.")
+    return Decoded(text, _broken(broken, "utf-8"))
 
 
 def _guessed(content: bytes) -> Decoded:
@@ -151,8 +162,15 @@ def _guessed(content: bytes) -> Decoded:
     lines = [line for line in content[: 16 * SAMPLE_BYTES].splitlines(keepends=True) if not line.isascii()]
     sample = b"".join(lines)[:SAMPLE_BYTES]
     high = len(sample) - len(sample.translate(None, _HIGH))
-    best = from_bytes(sample, enable_fallback=False).best() if high >= 8 else None
-    encoding = _codec(best.encoding) if best else None
+    found = from_bytes(sample, enable_fallback=False, cp_exclusion=_FORGOTTEN) if high >= 8 else ()
+    matches: list[CharsetMatch] = list(found)
+    # Best first. Where one of the two commonest fits as well as a rare one, it is the likelier.
+    common = [
+        match
+        for match in matches
+        if match.encoding in _COMMON and match.chaos <= matches[0].chaos and match.coherence >= matches[0].coherence
+    ]
+    encoding = next((_codec(match.encoding) for match in [*common, *matches]), None)
     if encoding is not None and (text := _strict(content, encoding)) is not None:
         return Decoded(text, f"The encoding is not declared; it was guessed to be {encoding}.")
     # No Western text has that many accents.

@@ -64,7 +64,7 @@ def _letter(
     if lines:
         top.append(Piece("text", "\n".join(lines)))
     if attached:
-        warnings += (f"{len(attached)} attachments are not read: {', '.join(attached)}.",)
+        warnings += (f"Attachments that are not read: {', '.join(attached)}.",)
     return Parsed([*top, *body], title, warnings=warnings)
 
 

@@ -32,8 +32,7 @@ def parse_html(content: bytes) -> Parsed:
 def html_parsed(text: str) -> Parsed:
     """Title and pieces of a page. Nothing that it refers to is fetched."""
     prepare()
-    from lxml import etree
-    from lxml import html
+    from lxml import etree, html  # type: ignore[import-untyped]  # ships no types
     from unstructured.partition.html import partition_html
 
     text = _XML_DECLARATION.sub("", storable(text))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from unstructured.documents.elements import Element as UnstructuredElement
 
 _NO_TITLE = re.compile(
-    r"(?:word |powerpoint )?(?:document|presentation)\d*|slide ?\d+|untitled.*|microsoft (?:word|powerpoint|excel) - .*|"
-    r".*\.(?:docx?|pptx?|xlsx?|pdf|rtf|odt|tex|indd|qxd|dvi|ps)",
+    r"(?:word |powerpoint )?(?:document|presentation)\d*|slide ?\d+|untitled.*|"
+    r"microsoft (?:word|powerpoint|excel) - .*|.*\.(?:docx?|pptx?|xlsx?|pdf|rtf|odt|tex|indd|qxd|dvi|ps)",
     re.IGNORECASE,
 )
 

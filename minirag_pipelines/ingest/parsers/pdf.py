@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import io
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.ingest.formats import TESSERACT
 from minirag_pipelines.ingest.parsers.office import titled
 from minirag_pipelines.ingest.parsers.pieces import Parsed, Piece, storable
 from minirag_pipelines.ingest.parsers.programs import program, run
-from minirag_pipelines.ingest.parsers.unstructured_setup import prepare
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
+    from pypdfium2 import PdfDocument, PdfPage, PdfTextPage  # type: ignore[import-untyped]  # ships no types
 
 OCR_DPI = 300
 MAX_RENDERED_PIXELS = 6000
@@ -27,20 +27,36 @@ MAX_HEADING_CHARS = 200
 # A page with fewer lines and shapes, and no picture, has nothing that could be read.
 MIN_DRAWN_SHAPES = 20
 
-_HYPHEN = re.compile("[\ufffe\x02]")  # how PDFium marks a hyphen that only breaks a word at a line's end
+# How PDFium marks a hyphen at a line's end. Most only break a word; before a capital or a digit it belongs there.
+_HYPHEN = re.compile("[\ufffe\x02]\n?")
+_KEPT_HYPHEN = re.compile(_HYPHEN.pattern + r"(?=[A-Z\d]|$)")
+_LIST_MARK = re.compile(r"(?:[•◦▪▫■□●○‣⁃·∙–*-]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s")
 _SENTENCE_END = re.compile(r"[.!?:;。！？]['\"”’)\]]*$")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a page, in points from its lower left corner. `size` is the height of its font, 0 if unknown."""
+class Box(NamedTuple):
+    """Where a character stands, in points from the page's lower left corner."""
 
-    text: str
     left: float
     right: float
     top: float
     bottom: float
+
+
+_NOWHERE = Box(0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a page, its first and its last character. `size` is that of its font, 0 if nothing is known.
+
+    PDFium joins a line with the next one where a hyphen breaks a word, so both may stand at different heights.
+    """
+
+    text: str
     size: float
+    first: Box
+    last: Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +96,7 @@ def parse_image(content: bytes, languages: Sequence[str]) -> Parsed:
 
 def _opened(content: bytes) -> PdfDocument:
     import pypdfium2
-    import pypdfium2.raw
+    import pypdfium2.raw  # type: ignore[import-untyped]  # ships no types
 
     try:
         return pypdfium2.PdfDocument(content)
@@ -112,7 +128,7 @@ def _pages(pdf: PdfDocument, languages: Sequence[str]) -> Parsed:
     if scanned and TESSERACT.path() is None and pieces:
         warnings.append(f"{_named(scanned)} hold pictures without text; to read those, {TESSERACT.install}.")
     elif scanned:
-        tesseract = program(TESSERACT, "The PDF has scanned pages without text. It")
+        tesseract = program(TESSERACT, "A scanned PDF")
         for number in scanned:
             pieces += _recognised(tesseract, _rendered(pdf[number - 1]), number, languages)
         pieces.sort(key=lambda piece: piece.page or 0)
@@ -149,22 +165,24 @@ def _line(textpage: PdfTextPage, text: str, first: int, last: int) -> Line:
 
     boxes = []
     for position in (first, last):
-        box = pdfium.FS_RECTF()
         index = pdfium.FPDFText_GetCharIndexFromTextIndex(textpage, position)
-        if index < 0 or not pdfium.FPDFText_GetLooseCharBox(textpage, index, ctypes.byref(box)):
-            return Line(text, 0, 0, 0, 0, 0)
-        boxes.append(box)
-    start, end = boxes
-    size = max(start.top - start.bottom, 0)
-    return Line(text, start.left, end.right, start.top, start.bottom, size)
+        rectangle = pdfium.FS_RECTF()
+        if index < 0 or not pdfium.FPDFText_GetLooseCharBox(textpage, index, ctypes.byref(rectangle)):
+            return Line(text, 0, _NOWHERE, _NOWHERE)
+        boxes.append(Box(rectangle.left, rectangle.right, rectangle.top, rectangle.bottom))
+    index = pdfium.FPDFText_GetCharIndexFromTextIndex(textpage, first)
+    size = float(pdfium.FPDFText_GetFontSize(textpage, index))
+    matrix = pdfium.FS_MATRIX()
+    if pdfium.FPDFText_GetMatrix(textpage, index, ctypes.byref(matrix)):
+        size *= math.hypot(matrix.c, matrix.d)
+    return Line(text, size, boxes[0], boxes[1])
 
 
 def _paragraphs(lines: Iterable[Line], page: int) -> Iterator[Paragraph]:
-    """Lines joined to paragraphs, by the gaps, indents and sizes that set paragraphs apart."""
-    is_list_item = _list_marks()
+    """Lines joined to paragraphs, by the gaps, indents, sizes and list marks that set paragraphs apart."""
     block: list[Line] = []
     for line in lines:
-        if block and (_begins(line, block) or is_list_item(line.text)):
+        if block and (_begins(line, block) or _LIST_MARK.match(line.text)):
             yield _joined(block, page)
             block = []
         block.append(line)
@@ -174,33 +192,30 @@ def _paragraphs(lines: Iterable[Line], page: int) -> Iterator[Paragraph]:
 
 def _begins(line: Line, block: Sequence[Line]) -> bool:
     """Whether a line begins a new paragraph after the lines of this one."""
-    above = block[-1]
-    if not line.size or not above.size:
-        return bool(_SENTENCE_END.search(above.text))
-    size = max(line.size, above.size)
-    if abs(line.size - above.size) > 0.12 * size:
+    above, here = block[-1].last, line.first
+    size = max(each.size for each in block)
+    ended = _SENTENCE_END.search(block[-1].text) is not None
+    if not line.size or not block[-1].size:
+        return ended
+    if here.bottom < above.top and here.top > above.bottom and abs(here.left - above.right) < size:
+        return False  # an index or exponent, or a change of font within the row
+    if abs(line.size - size) > 0.12 * max(line.size, size):
         return True
-    gap = above.bottom - line.top
-    if gap > 0.6 * size or line.top > above.top + size:
+    if above.bottom - here.top > 0.6 * size or here.top > above.top + size:
         return True
-    ended = _SENTENCE_END.search(above.text) is not None
-    width = max(each.right for each in block) - min(each.left for each in block)
-    indented = line.left - above.left > size
-    short = len(block) > 1 and above.right < max(each.right for each in block) - 0.2 * width
+    left, right = min(each.first.left for each in block), max(each.last.right for each in block)
+    indented = here.left - block[-1].first.left > size
+    short = len(block) > 1 and above.right < right - 0.2 * (right - left)
     return ended and (indented or short)
 
 
 def _joined(block: Sequence[Line], page: int) -> Paragraph:
-    text = ""
-    for line in block:
-        hyphenated = _HYPHEN.search(text[-1:]) is not None
-        text = text[:-1] + line.text if hyphenated else f"{text} {line.text}"
-    return Paragraph(storable(_HYPHEN.sub("-", text)).strip(), max(line.size for line in block), page)
+    text = _HYPHEN.sub("", _KEPT_HYPHEN.sub("-", "\n".join(line.text for line in block)))
+    return Paragraph(" ".join(storable(text).split()), max(line.size for line in block), page)
 
 
 def _classified(paragraphs: Sequence[Paragraph]) -> list[Piece]:
     """Headings are what is set larger than most of the text; the larger, the higher their level."""
-    is_list_item = _list_marks()
     sizes: Counter[float] = Counter()
     for paragraph in paragraphs:
         sizes[_rounded(paragraph.size)] += len(paragraph.text)
@@ -209,7 +224,7 @@ def _classified(paragraphs: Sequence[Paragraph]) -> list[Piece]:
     ranks = sorted({_rounded(paragraphs[i].size) for i in headings}, reverse=True)
     pieces: list[Piece] = []
     for i, paragraph in enumerate(paragraphs):
-        piece = Piece("list_item" if is_list_item(paragraph.text) else "text", paragraph.text, page=paragraph.page)
+        piece = Piece("list_item" if _LIST_MARK.match(paragraph.text) else "text", paragraph.text, page=paragraph.page)
         if i in headings:
             piece = replace(piece, kind="title", level=min(ranks.index(_rounded(paragraph.size)), 5))
         pieces.append(piece)
@@ -227,24 +242,12 @@ def _rounded(size: float) -> float:
     return round(size * 2) / 2
 
 
-def _list_marks() -> Callable[[str], bool]:
-    """Whether a text begins with a bullet or a number of a list, as unstructured judges it."""
-    prepare()
-    from unstructured.partition.text_type import is_bulleted_text, is_possible_numbered_list
-
-    return lambda text: bool(is_bulleted_text(text) or is_possible_numbered_list(text))
-
-
 def _is_drawn(page: PdfPage) -> bool:
     """Whether a page without text shows anything: a picture, or many lines and shapes."""
     import pypdfium2.raw as pdfium
 
-    shapes = 0
-    for shape in page.get_objects(max_depth=4):
-        if shape.type == pdfium.FPDF_PAGEOBJ_IMAGE:
-            return True
-        shapes += 1
-        if shapes >= MIN_DRAWN_SHAPES:
+    for count, shape in enumerate(page.get_objects(max_depth=4), start=1):
+        if shape.type == pdfium.FPDF_PAGEOBJ_IMAGE or count >= MIN_DRAWN_SHAPES:
             return True
     return False
 

@@ -122,7 +122,7 @@ def _table_pieces(text: str, markup: str | None, page: int | None) -> list[Piece
     """A caption, if there is one, and the table. Without markup (a table of very many cells) the text as it is."""
     if not markup:
         return [Piece("table", text, page=page)]
-    from lxml import html
+    from lxml import html  # type: ignore[import-untyped]  # ships no types
 
     root = html.fragment_fromstring(markup)
     captions = [Piece("text", " ".join(node.itertext()), page=page) for node in root.iter("caption")]

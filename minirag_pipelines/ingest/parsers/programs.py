@@ -29,8 +29,8 @@ def run(arguments: Sequence[str], *, stdin: bytes = b"", what: str) -> subproces
         input=stdin,
         capture_output=True,
         check=False,
-        # Only between fork and exec of a parsing process, which has one thread that does anything.
-        preexec_fn=_die_with_parent(),  # noqa: PLW1509  # no other way, and a hung program must not stay
+        # No other way to do this; it runs in a parsing process, which has one thread that does anything.
+        preexec_fn=_die_with_parent(),
     )
     if finished.returncode:
         # Its words are not repeated: they quote the document.

@@ -41,7 +41,7 @@ def parse_tsv(content: bytes) -> Parsed:
 def parse_xlsx(content: bytes) -> Parsed:
     """A table for each sheet, under the sheet's name. A formula is the value that was last computed for it."""
     check_archive(content, "workbook")
-    import openpyxl
+    import openpyxl  # type: ignore[import-untyped]  # ships no types
 
     book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True, keep_links=False)
     try:
@@ -55,7 +55,7 @@ def parse_xlsx(content: bytes) -> Parsed:
 
 
 def parse_xls(content: bytes) -> Parsed:
-    import xlrd
+    import xlrd  # type: ignore[import-untyped]  # ships no types
 
     try:
         book = xlrd.open_workbook(file_contents=content, logfile=io.StringIO(), on_demand=True)
@@ -103,7 +103,7 @@ def parse_ndjson(content: bytes) -> Parsed:
         return Parsed(pieces, warnings=source.warnings)
     if len(malformed) == len(pieces):
         raise DocumentUnreadable("corrupt", "No line of this is JSON.")
-    warning = f"{len(malformed)} lines are no JSON and were kept as they are, the first at line {malformed[0]}."
+    warning = f"Lines that are no JSON and were kept as they are: {len(malformed)}, the first is line {malformed[0]}."
     return Parsed(pieces, warnings=(*source.warnings, warning))
 
 
@@ -183,7 +183,7 @@ def _blocks(value: Json) -> Iterator[str]:
         for item in value:
             yield "\n".join(_lines(item))
     elif isinstance(value, dict):
-        plain = {name: item for name, item in value.items() if not isinstance(item, dict | list)}
+        plain: Json = {name: item for name, item in value.items() if not isinstance(item, dict | list)}
         yield "\n".join(_lines(plain))
         for name, item in value.items():
             if isinstance(item, list) and any(isinstance(each, dict | list) for each in item):

@@ -1,0 +1,154 @@
+"""A run through the stack's webserver: GraphQL, as the UI speaks it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+
+from minirag_pipelines.cli.syncing import STEPS, Outcome
+from minirag_pipelines.core.errors import StackFailed
+from minirag_pipelines.core.settings import Settings
+
+_SELECTOR = {"repositoryLocationName": "minirag", "repositoryName": "__repository__"}
+_ADD_PARTITION = """
+mutation ($repository: RepositorySelector!, $partition: String!) {
+  addDynamicPartition(repositorySelector: $repository, partitionsDefName: "tenants", partitionKey: $partition) {
+    __typename
+    ... on UnauthorizedError { message }
+    ... on PythonError { message }
+  }
+}"""
+_LAUNCH = """
+mutation ($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on PythonError { message }
+  }
+}"""
+_PROGRESS = """
+query ($run: ID!) {
+  runOrError(runId: $run) {
+    ... on Run { status stepStats { stepKey status } }
+  }
+}"""
+_RESULT = """
+query ($run: ID!) {
+  runOrError(runId: $run) {
+    ... on Run {
+      assetMaterializations {
+        assetKey { path }
+        metadataEntries {
+          label
+          ... on IntMetadataEntry { intRepr }
+          ... on FloatMetadataEntry { floatValue }
+          ... on JsonMetadataEntry { jsonString }
+          ... on TextMetadataEntry { text }
+        }
+      }
+      eventConnection(afterCursor: null) {
+        events {
+          __typename
+          ... on ExecutionStepFailureEvent { error { message } failureMetadata { description } }
+          ... on RunFailureEvent { message error { message } }
+        }
+      }
+    }
+  }
+}"""
+
+
+def answers(ui_url: str) -> bool:
+    """Whether a webserver answers there."""
+    try:
+        return httpx.get(f"{ui_url}/server_info", timeout=2).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Callable[[str], None]) -> Outcome:
+    """Launch the `sync` job and wait until it has ended. Raises StackFailed when the webserver can't do it."""
+    with httpx.Client(base_url=settings.ui_url or "", timeout=30) as client:
+        _ask(client, _ADD_PARTITION, repository=_SELECTOR, partition=tenant)
+        launched = _ask(
+            client,
+            _LAUNCH,
+            params={
+                "selector": _SELECTOR | {"jobName": "sync"},
+                "runConfigData": json.dumps(config),
+                "executionMetadata": {
+                    "tags": [
+                        {"key": "dagster/partition", "value": tenant},
+                        # Runs that people wait for go before those that nobody does.
+                        {"key": "dagster/priority", "value": "10"},
+                    ]
+                },
+            },
+        )["launchRun"]
+        if launched["__typename"] != "LaunchRunSuccess":
+            raise StackFailed("The sync", launched.get("message") or str(launched))
+        run_id = launched["run"]["runId"]
+        status = _wait(client, run_id, update)
+        return _outcome(client, run_id, status)
+
+
+def _wait(client: httpx.Client, run_id: str, update: Callable[[str], None]) -> str:
+    while True:
+        found = _ask(client, _PROGRESS, run=run_id)["runOrError"]
+        status = str(found["status"])
+        if status in ("SUCCESS", "FAILURE", "CANCELED"):
+            return status
+        running = [step["stepKey"] for step in found["stepStats"] or [] if step["status"] == "IN_PROGRESS"]
+        update(STEPS.get(running[-1], running[-1]) if running else status.lower().replace("_", " "))
+        time.sleep(0.15)
+
+
+def _outcome(client: httpx.Client, run_id: str, status: str) -> Outcome:
+    found = _ask(client, _RESULT, run=run_id)["runOrError"]
+    outcome = Outcome(run_id, status == "SUCCESS")
+    for materialization in found["assetMaterializations"]:
+        entries = {entry["label"]: _value(entry) for entry in materialization["metadataEntries"]}
+        outcome.metadata[materialization["assetKey"]["path"][-1]] = entries
+    if not outcome.succeeded:
+        outcome.error = _error(found["eventConnection"]["events"]) or f"The run was {status.lower()}."
+    return outcome
+
+
+def _value(entry: Mapping[str, Any]) -> Any:
+    if "intRepr" in entry:
+        return int(entry["intRepr"])
+    if "jsonString" in entry:
+        return json.loads(entry["jsonString"])
+    return entry.get("floatValue", entry.get("text"))
+
+
+def _error(events: list[dict[str, Any]]) -> str | None:
+    for event in events:
+        if event["__typename"] == "ExecutionStepFailureEvent":
+            described = (event["failureMetadata"] or {}).get("description")
+            return described or _first_line((event["error"] or {}).get("message"))
+    for event in events:
+        if event["__typename"] == "RunFailureEvent":
+            return _first_line((event["error"] or {}).get("message") or event["message"])
+    return None
+
+
+def _first_line(message: str | None) -> str | None:
+    return next((line for line in (message or "").splitlines() if line.strip()), None)
+
+
+def _ask(client: httpx.Client, query: str, **variables: object) -> dict[str, Any]:
+    try:
+        reply = client.post("/graphql", json={"query": query, "variables": variables})
+        answer = reply.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise StackFailed("The webserver", f"it does not answer ({error}).") from error
+    if answer.get("errors"):
+        raise StackFailed("The webserver", str(answer["errors"][0].get("message")))
+    data: dict[str, Any] = answer["data"]
+    return data

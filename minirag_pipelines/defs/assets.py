@@ -1,0 +1,207 @@
+"""The lineage: sources → documents → chunks → embeddings → collection, one partition a tenant.
+
+Each names the work, has it done in `ingest`, and reports counts: never content.
+"""
+
+from collections import Counter
+from functools import partial
+from statistics import quantiles
+
+import dagster as dg
+from pydantic import Field
+
+from minirag_pipelines.defs.failures import as_dagster_failure
+from minirag_pipelines.defs.partitions import tenants
+from minirag_pipelines.defs.resources import Providers, Stores
+
+OWNERS = ["team:minirag"]
+
+
+class SourcesConfig(dg.Config):
+    """What a sync may be asked for besides."""
+
+    force: bool = Field(
+        default=False,
+        description="Read every document again, try again what failed, and parse what a newer parser would parse anew.",
+    )
+    allow_empty: bool = Field(
+        default=False, description="Believe a source that lists nothing where there were documents: remove them."
+    )
+
+
+@dg.asset(partitions_def=tenants, group_name="index", kinds={"postgres"}, owners=OWNERS, code_version="1")
+def sources(context: dg.AssetExecutionContext, config: SourcesConfig, stores: Stores) -> dg.MaterializeResult:
+    """What the tenant's sources hold now, beside what they held: new, changed, renamed, removed, unchanged."""
+    from minirag_pipelines.ingest.listing import list_sources
+    from minirag_pipelines.ingest.reading import retry_failures
+
+    with as_dagster_failure():
+        writer = stores.writer(context.partition_key, context.run_id)
+        _, listed = stores.tenant(context.partition_key)
+        if config.force:
+            retry_failures(writer)
+        tally = list_sources(
+            writer,
+            listed,
+            force=config.force,
+            allow_empty=config.allow_empty,
+            max_bytes=stores.settings.max_document_mib * 2**20,
+        )
+    for problem in tally.problems:
+        context.log.warning(problem)
+    return dg.MaterializeResult(
+        metadata={
+            "new": tally.new,
+            "changed": tally.changed,
+            "renamed": tally.renamed,
+            "removed": tally.removed,
+            "unchanged": tally.unchanged,
+            "chunks_removed": tally.chunks_removed,
+            "sources": tally.sources,
+            "problems": tally.problems,
+        }
+    )
+
+
+@dg.asset(partitions_def=tenants, deps=[sources], group_name="index", kinds={"python"}, owners=OWNERS, code_version="1")
+def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult:
+    """What is new or changed, read and parsed; what could not be is quarantined with its reason."""
+    from minirag_pipelines.ingest.parser_pool import ParserPool
+    from minirag_pipelines.ingest.reading import read_pending
+
+    chosen = stores.settings
+    languages = chosen.languages.split(",")
+    pool = partial(
+        ParserPool,
+        workers=chosen.parse_workers,
+        timeout_s=chosen.parse_timeout_s,
+        memory_mib=chosen.parse_memory_mib,
+        languages=languages,
+    )
+    with as_dagster_failure():
+        _, listed = stores.tenant(context.partition_key)
+        tally = read_pending(
+            stores.writer(context.partition_key, context.run_id),
+            listed,
+            pool,
+            languages=languages,
+            max_bytes=chosen.max_document_mib * 2**20,
+        )
+    quarantined = sum(tally.quarantined.values())
+    if quarantined:
+        context.log.warning(f"{quarantined} documents are quarantined: {_counted(tally.quarantined)}")
+    return dg.MaterializeResult(
+        metadata={
+            "parsed": tally.parsed,
+            "reused": tally.reused,
+            "quarantined": quarantined,
+            "reasons": dict(tally.quarantined),
+            "pages": tally.pages,
+            "bytes": tally.size_bytes,
+        }
+    )
+
+
+@dg.asset(
+    partitions_def=tenants, deps=[documents], group_name="index", kinds={"python"}, owners=OWNERS, code_version="1"
+)
+def chunks(context: dg.AssetExecutionContext, stores: Stores, providers: Providers) -> dg.MaterializeResult:
+    """Parsed documents cut into passages that the embedding model reads whole."""
+    from minirag_pipelines.core.providers.tokenizers import tokenizer_for
+    from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending
+    from minirag_pipelines.ingest.generating import target_generations
+
+    with as_dagster_failure():
+        writer = stores.writer(context.partition_key, context.run_id)
+        tenant, _ = stores.tenant(context.partition_key)
+        targets = target_generations(writer, tenant, stores.vectors, providers.embedder_of(tenant))
+        tally = CuttingTally()
+        for generation in targets.each():
+            tally += cut_pending(writer, generation, targets.live, tokenizer_for(generation.embedding_model))
+    p50, p95 = _percentiles(tally.tokens)
+    return dg.MaterializeResult(
+        metadata={
+            "added": tally.added,
+            "kept": tally.kept,
+            "dropped": tally.dropped,
+            "versions": tally.versions,
+            "tokens": sum(tally.tokens),
+            "tokens_p50": p50,
+            "tokens_p95": p95,
+            "tokens_max": max(tally.tokens, default=0),
+        }
+    )
+
+
+@dg.asset(partitions_def=tenants, deps=[chunks], group_name="index", kinds={"chroma"}, owners=OWNERS, code_version="1")
+def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Providers) -> dg.MaterializeResult:
+    """A vector for every passage: those known are reused, the others are asked of the embedding model."""
+    from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
+    from minirag_pipelines.ingest.generating import current_generations
+
+    with as_dagster_failure():
+        writer = stores.writer(context.partition_key, context.run_id)
+        targets = current_generations(writer)
+        tally = EmbeddingTally()
+        for generation in targets.each():
+            tally += embed_pending(
+                writer,
+                generation,
+                targets.live,
+                providers.embedder(generation),
+                lambda generation=generation: stores.vectors.create(generation),
+            )
+    return dg.MaterializeResult(
+        metadata={
+            "embedded": tally.embedded,
+            "reused": tally.reused,
+            "refused": tally.refused,
+            "requests": tally.usage.requests,
+            "tokens": tally.usage.prompt_tokens,
+            "retries": tally.usage.retries,
+            # An unknown price is said as unknown: nothing is shown for it.
+            **({"cost_usd": float(tally.usage.cost_usd)} if tally.usage.cost_usd is not None else {}),
+        }
+    )
+
+
+@dg.asset(
+    partitions_def=tenants,
+    deps=[embeddings],
+    group_name="index",
+    kinds={"chroma", "postgres"},
+    owners=OWNERS,
+    code_version="1",
+)
+def collection(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult:
+    """What questions are answered from: whole documents are published, a complete generation is swapped in."""
+    from minirag_pipelines.ingest.publishing import publish_pending
+
+    with as_dagster_failure():
+        tally = publish_pending(
+            stores.writer(context.partition_key, context.run_id),
+            stores.vectors,
+            retire_after_s=stores.settings.retire_after_s,
+        )
+    return dg.MaterializeResult(
+        metadata={
+            "generation": tally.generation,
+            "documents": tally.documents,
+            "chunks": tally.chunks,
+            "published": tally.published,
+            "retired": tally.retired,
+        },
+        data_version=dg.DataVersion(f"{tally.generation}.{tally.data_version}"),
+    )
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+
+
+def _percentiles(tokens: list[int]) -> tuple[int, int]:
+    """The median and the 95th percentile; zeros for none."""
+    if len(tokens) < 2:
+        return (tokens[0], tokens[0]) if tokens else (0, 0)
+    cuts = quantiles(tokens, n=20, method="inclusive")
+    return round(cuts[9]), round(cuts[18])

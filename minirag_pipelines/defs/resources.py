@@ -1,0 +1,78 @@
+"""What assets work with: the stores, the tenant's writer, the models. Nothing connects before it is asked for.
+
+Addresses come from the settings and never pass through Dagster's configuration: its database and the `repr` of a
+resource would show them.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from minirag_pipelines.core.catalog import Catalog
+from minirag_pipelines.core.database import Database, Writer
+from minirag_pipelines.core.errors import InvalidInput
+from minirag_pipelines.core.providers.models import Embedder
+from minirag_pipelines.core.providers.registry import embedder
+from minirag_pipelines.core.records import Generation, Source, Tenant
+from minirag_pipelines.core.settings import Settings, settings
+from minirag_pipelines.core.vector_store import VectorStore
+
+
+class Stores(dg.ConfigurableResource):
+    """PostgreSQL and Chroma, and the run's right to write its tenant: held from the first asset to the run's end."""
+
+    _open: ExitStack = PrivateAttr(default_factory=ExitStack)
+    _database: Database | None = PrivateAttr(default=None)
+    _vectors: VectorStore | None = PrivateAttr(default=None)
+    _writers: dict[str, Writer] = PrivateAttr(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        return settings()
+
+    @property
+    def database(self) -> Database:
+        if self._database is None:
+            url = self.settings.database_url
+            if url is None:
+                raise InvalidInput("MINIRAG_DATABASE_URL", "is not set.")
+            self._database = self._open.enter_context(Database(url.get_secret_value()))
+        return self._database
+
+    @property
+    def vectors(self) -> VectorStore:
+        if self._vectors is None:
+            if self.settings.chroma_url is None:
+                raise InvalidInput("MINIRAG_CHROMA_URL", "is not set.")
+            self._vectors = VectorStore(self.settings.chroma_url)
+        return self._vectors
+
+    def writer(self, tenant_id: str, run_id: str) -> Writer:
+        """The tenant's writer, the same for all assets of the run. Raises SyncInProgress."""
+        if tenant_id not in self._writers:
+            self._writers[tenant_id] = self._open.enter_context(self.database.writer(tenant_id, run_id, wait_s=10))
+        return self._writers[tenant_id]
+
+    def tenant(self, tenant_id: str) -> tuple[Tenant, list[Source]]:
+        """The tenant's record and its sources. Raises NotFound."""
+        with self.database.transaction(tenant_id) as transaction:
+            catalog = Catalog(transaction)
+            return catalog.tenant(), catalog.sources()
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        self._open.close()
+        self._database = None
+        self._writers.clear()
+
+
+class Providers(dg.ConfigurableResource):
+    """The models that tenants embed with."""
+
+    def embedder_of(self, tenant: Tenant) -> Callable[[], Embedder]:
+        """For a generation yet to be made."""
+        return lambda: embedder(tenant.embedding_model)
+
+    def embedder(self, generation: Generation) -> Callable[[], Embedder]:
+        return lambda: embedder(generation.embedding_model, dimension=generation.dimension)

@@ -1,0 +1,214 @@
+"""One run of the stack: its services are started, watched, started again and stopped."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from minirag_pipelines.core.errors import StackFailed
+from minirag_pipelines.core.settings import Settings
+from minirag_pipelines.stack import services as dagster
+from minirag_pipelines.stack.databases import dagster_database_url
+from minirag_pipelines.stack.embedded import Stores, available, write_addresses
+from minirag_pipelines.stack.processes import ProcessId, tail
+from minirag_pipelines.stack.records import ServicePhase, StackRecord
+
+READY_TIMEOUT_S = 120.0
+STEADY_S = 60.0  # a service that lived this long is started again at once
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth a line to a person."""
+
+    service: str
+    state: ServicePhase
+    text: str
+
+
+OnEvent = Callable[[Event], None]
+
+
+class Supervision:
+    """Made for one run, under the lock of the home's only supervisor."""
+
+    def __init__(self, settings: Settings, on_event: OnEvent, definitions: str, stopping: threading.Event) -> None:
+        self._settings = settings
+        self._on_event = on_event
+        self._definitions = definitions
+        self._stopping = stopping
+        self._home = settings.home.absolute()
+        self._record = StackRecord()
+        self._addressed = settings
+        self._environment: dict[str, str] = {}
+        self._started_at: dict[str, float] = {}
+        self._attempts: dict[str, int] = {}
+        self._next_attempt_at: dict[str, float] = {}
+
+    def run(self) -> None:
+        left = StackRecord.read(self._home)
+        for name in reversed(dagster.NAMES):
+            if dagster.end_service(self._home, name, left.services.get(name)):
+                self._say(name, "stopped", "was left running by a stack that was killed; stopped")
+        supervisor = ProcessId.of(os.getpid())
+        self._record = StackRecord("starting", supervisor, ports=left.ports)
+        self._record.write(self._home)
+        try:
+            self._say("stack", "starting", f"starting in {self._home}")
+            with available(self._settings) as addressed:
+                try:
+                    self._run_dagster(addressed)
+                finally:
+                    self._record.phase = "stopping"
+                    self._stop_dagster()
+            self._record.phase = "stopped"
+        except StackFailed as error:
+            self._record.phase = "failed"
+            self._record.error = {"service": error.service, "reason": error.reason, "log": error.log}
+            raise
+        finally:
+            if self._record.phase not in ("stopped", "failed"):
+                self._record.phase = "failed"
+            self._record.write(self._home)
+            self._say("stack", "stopped", "stopped")
+
+    def _run_dagster(self, addressed: Settings) -> None:
+        for name in self._stores():
+            self._say(name, "running", "running")
+        self._start_dagster(addressed)
+        if not self._wait_until_well():
+            return
+        self._record.phase = "running"
+        self._record.write(self._home)
+        self._say("stack", "running", f"up: {self._environment['MINIRAG_UI_URL']}")
+        while not self._stopping.wait(0.5):
+            self._look_after_stores()
+            self._look_after_dagster()
+
+    def _start_dagster(self, addressed: Settings) -> None:
+        """Start all three together, at the addresses of the stores as they are now."""
+        self._addressed = addressed
+        if not Stores.of(self._settings).postgres:
+            addressed = addressed.model_copy(
+                update={"dagster_database_url": SecretStr(dagster_database_url(addressed))}
+            )
+        ports = self._record.ports = dagster.choose_ports(self._record.ports)
+        here = {
+            "home": self._home,
+            "admin_database_url": None,
+            "ui_url": f"http://127.0.0.1:{ports[dagster.WEBSERVER]}",
+            "code_location_host": "127.0.0.1",
+            "code_location_port": ports[dagster.CODE_LOCATION],
+        }
+        self._environment = dagster.environment(addressed.model_copy(update=here))
+        self._environment["DAGSTER_HOME"] = str(dagster.dagster_home(self._home))
+        write_addresses(self._home, {name: here[name] for name in ("ui_url", "code_location_port")})
+        for service in self._services():
+            self._start(service)
+
+    def _start(self, service: dagster.Service) -> None:
+        self._say(service.name, "starting", "starting")
+        self._started_at[service.name] = time.time()
+        self._record.services[service.name] = service.start(self._environment)
+        self._record.write(self._home)
+
+    def _wait_until_well(self) -> bool:
+        """Whether all came up; False when told to stop meanwhile. Raises StackFailed."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        since = min(self._started_at.values())
+        waiting = dict.fromkeys(dagster.NAMES, "")
+        while waiting:
+            if self._stopping.wait(0.1):
+                return False
+            for service in self._services():
+                if not self._record.services[service.name].alive():
+                    raise StackFailed(service.name, tail(service.log, 1), str(service.log))
+            ailing = dagster.ailing(self._record.ports[dagster.WEBSERVER], since)
+            if dagster.WEBSERVER not in ailing:
+                for name in [name for name in waiting if name not in ailing]:
+                    self._say(name, "running", "running")
+                    del waiting[name]
+            waiting |= {name: reason for name, reason in ailing.items() if name in waiting}
+            if waiting and time.monotonic() > deadline:
+                name, reason = next(iter(waiting.items()))
+                raise StackFailed(name, reason, str(self._home / "logs" / f"{name}.log"))
+        return True
+
+    def _look_after_stores(self) -> None:
+        stores = Stores.of(self._settings)
+        dead = [name for name, process in self._stores().items() if process is None]
+        if not dead or not self._may_try(*dead):
+            return
+        for name in dead:
+            log = self._home / "logs" / f"{name}.log"
+            self._say(name, "failed", f"has died; starting it again. Its log: {log}")
+        try:
+            stores.start()
+        except StackFailed as error:
+            self._say(error.service, "failed", str(error))
+            return
+        for name in dead:
+            self._say(name, "running", "running again")
+        addressed = stores.addressed(self._settings)
+        if (addressed.database_url, addressed.chroma_url) != (self._addressed.database_url, self._addressed.chroma_url):
+            # Their ports were taken meanwhile. The environment of a running process can't be changed.
+            self._stop_dagster()
+            self._start_dagster(addressed)
+
+    def _look_after_dagster(self) -> None:
+        for service in self._services():
+            process = self._record.services.get(service.name)
+            if process and process.alive():
+                if time.time() - self._started_at[service.name] > STEADY_S:
+                    self._attempts.pop(service.name, None)
+            elif self._may_try(service.name):
+                self._say(service.name, "failed", f"has died; starting it again. Its log: {service.log}")
+                # What a dead code location leaves behind would answer at its port, beside the new one.
+                dagster.end_service(self._home, service.name, process)
+                if dagster.port_is_free(service.name, self._record.ports):
+                    self._start(service)
+                else:
+                    self._stop_dagster()
+                    self._start_dagster(self._addressed)
+                    return
+
+    def _may_try(self, *names: str) -> bool:
+        """Whether it is time for the next attempt; each comes later than the one before."""
+        now = time.monotonic()
+        if any(now < self._next_attempt_at.get(name, 0.0) for name in names):
+            return False
+        for name in names:
+            attempts = self._attempts[name] = self._attempts.get(name, 0) + 1
+            self._next_attempt_at[name] = now + min(0.5 * 2**attempts, 30.0)
+        return True
+
+    def _stop_dagster(self) -> None:
+        """The daemon first, so that it does not launch a run at a code location that is going."""
+        write_addresses(self._home, {"ui_url": None, "code_location_port": None})
+        for name in reversed(dagster.NAMES):
+            process = self._record.services.pop(name, None)
+            if process:
+                dagster.end_service(self._home, name, process)
+                self._say(name, "stopped", "stopped")
+        self._record.write(self._home)
+
+    def _services(self) -> list[dagster.Service]:
+        return dagster.services(self._home, self._record.ports, self._definitions)
+
+    def _stores(self) -> dict[str, ProcessId | None]:
+        """The stores that are ours to keep up, with their processes."""
+        stores = Stores.of(self._settings)
+        found = {}
+        if stores.postgres:
+            found["postgres"] = stores.postgres.process()
+        if stores.chroma:
+            found["chroma"] = stores.chroma.process()
+        return found
+
+    def _say(self, service: str, state: ServicePhase, text: str) -> None:
+        self._on_event(Event(service, state, text))

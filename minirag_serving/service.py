@@ -1,0 +1,111 @@
+"""The Python surface: authenticate, search, ask.
+
+from minirag_serving import MiniRAG
+
+with MiniRAG() as minirag:
+    who = minirag.authenticate("mr_…")
+    for hit in minirag.search(who, "What does the warranty cover?").hits:
+        print(hit.uri, hit.text)
+    print(minirag.ask(who, "What does the warranty cover?").text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from minirag_pipelines.core import catalog
+from minirag_pipelines.core.catalog import Catalog
+from minirag_pipelines.core.database import Database
+from minirag_pipelines.core.errors import InvalidInput
+from minirag_pipelines.core.providers.models import ChatModel, Embedder, Turn
+from minirag_pipelines.core.providers.registry import LOCAL_CHAT_MODEL, chat_model, embedder
+from minirag_pipelines.core.records import AuthContext, Bot, Generation
+from minirag_pipelines.core.settings import Settings, settings
+from minirag_pipelines.core.vector_store import VectorStore
+from minirag_serving import answering, retrieval
+from minirag_serving.records import Answer, SearchResult
+
+DEFAULT_TOP_K = 5
+
+
+class MiniRAG:
+    """Answers questions from published collections. Connects at first use; threads may share one.
+
+    Every method takes the `AuthContext` that `authenticate` gave, and sees that tenant alone. All raise
+    DatabaseUnavailable and VectorStoreUnavailable when a store can't be reached.
+    """
+
+    def __init__(self, given: Settings | None = None, *, max_connections: int = 8) -> None:
+        """Addresses come from the environment, or from the stack that `minirag up` runs here. Raises InvalidInput."""
+        chosen = given or settings()
+        if chosen.database_url is None or chosen.chroma_url is None:
+            raise InvalidInput(
+                "MINIRAG_DATABASE_URL, MINIRAG_CHROMA_URL",
+                "are not set, and no stack is running here: set them, or run `minirag up`.",
+            )
+        self.database = Database(chosen.database_url.get_secret_value(), max_connections=max_connections)
+        self.vectors = VectorStore(chosen.chroma_url)
+        self._embedders: dict[str, Embedder] = {}
+        self._chat_models: dict[str, ChatModel] = {}
+
+    def __enter__(self) -> MiniRAG:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.database.close()
+
+    def authenticate(self, token: str) -> AuthContext:
+        """Whose token this is. Raises NotAuthenticated, with one wording for every reason."""
+        return catalog.authenticate(self.database, token)
+
+    def search(self, who: AuthContext, question: str, *, top_k: int = DEFAULT_TOP_K) -> SearchResult:
+        """The nearest passages, best first. Raises InvalidInput for an empty question or a `top_k` out of range."""
+        return retrieval.search(self.database, self.vectors, self._embedder_of, who.tenant_id, question, top_k=top_k)
+
+    def ask(self, who: AuthContext, question: str, *, bot: str | None = None, history: Sequence[Turn] = ()) -> Answer:
+        """An answer whose citations point at passages. Raises NotFound for a bot that this tenant does not have."""
+        profile = self._bot(who, bot)
+        found = self.search(who, question, top_k=profile.top_k if profile else DEFAULT_TOP_K)
+        return answering.answer(
+            question,
+            found.hits,
+            self._chat_model(profile),
+            instructions=profile.prompt if profile else "",
+            history=history,
+        )
+
+    def stream(
+        self, who: AuthContext, question: str, *, bot: str | None = None, history: Sequence[Turn] = ()
+    ) -> Iterator[str | Answer]:
+        """The answer's text piece by piece, then the whole as an Answer. Raises as `ask` does."""
+        profile = self._bot(who, bot)
+        found = self.search(who, question, top_k=profile.top_k if profile else DEFAULT_TOP_K)
+        return answering.stream(
+            question,
+            found.hits,
+            self._chat_model(profile),
+            instructions=profile.prompt if profile else "",
+            history=history,
+        )
+
+    def _bot(self, who: AuthContext, name: str | None) -> Bot | None:
+        if name is None:
+            return None
+        with self.database.transaction(who.tenant_id) as transaction:
+            return Catalog(transaction).bot(name)
+
+    def _embedder_of(self, generation: Generation) -> Embedder:
+        known = self._embedders.get(generation.model_fingerprint)
+        if known is None:
+            known = embedder(generation.embedding_model, dimension=generation.dimension)
+            self._embedders[generation.model_fingerprint] = known
+        return known
+
+    def _chat_model(self, profile: Bot | None) -> ChatModel:
+        model = profile.model if profile else LOCAL_CHAT_MODEL
+        if model not in self._chat_models:
+            self._chat_models[model] = chat_model(model)
+        return self._chat_models[model]
