@@ -159,9 +159,10 @@ def _checked(what: str, check: Callable[[], str]) -> Finding:
 
 
 def _local_model() -> str:
-    from minirag_pipelines.core.providers.registry import LOCAL_EMBEDDER, embedder
+    from minirag_pipelines.core.providers.registry import embedder
+    from minirag_pipelines.core.providers.tokenizers import LOCAL_EMBEDDING_MODEL
 
-    return f"{LOCAL_EMBEDDER}, {embedder(LOCAL_EMBEDDER).embed(['ready']).vectors.shape[1]} dimensions"
+    return f"{LOCAL_EMBEDDING_MODEL}, {embedder(LOCAL_EMBEDDING_MODEL).embed(['ready']).vectors.shape[1]} dimensions"
 
 
 def _stores() -> str:

@@ -11,7 +11,8 @@ from minirag_pipelines.cli.session import session
 from minirag_pipelines.core.catalog import Catalog, tenant_ids
 from minirag_pipelines.core.errors import InvalidInput
 from minirag_pipelines.core.providers.models import Embedder
-from minirag_pipelines.core.providers.registry import LOCAL_EMBEDDER, embedder
+from minirag_pipelines.core.providers.registry import embedder
+from minirag_pipelines.core.providers.tokenizers import LOCAL_EMBEDDING_MODEL
 from minirag_pipelines.core.records import ChunkerSettings, Tenant, checked_tenant_id
 
 app = typer.Typer(no_args_is_help=True, help="Tenants: the unit of isolation, of partitioning and of cost.")
@@ -22,7 +23,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help=f"{LOCAL_EMBEDDER} (no key, no network), or any LiteLLM model such as openai/text-embedding-3-small.",
+        help=f"{LOCAL_EMBEDDING_MODEL} (no key, no network), or any LiteLLM model such as openai/text-embedding-3-small.",
     ),
 ]
 Tokens = Annotated[int | None, typer.Option(metavar="N", help="The longest chunk, in tokens of the embedding model.")]
@@ -47,7 +48,7 @@ def add(
 ) -> None:
     """Add a tenant. It becomes a partition in Dagster with its first sync, or when the daemon next looks."""
     checked_tenant_id(tenant)
-    model = embedder(embedding_model or LOCAL_EMBEDDER)
+    model = embedder(embedding_model or LOCAL_EMBEDDING_MODEL)
     chunker = _chunker(model, chunk_tokens, chunk_overlap, None)
     with session() as opened, opened.database.transaction(tenant) as transaction:
         added = Catalog(transaction).add_tenant(

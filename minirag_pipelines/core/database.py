@@ -167,14 +167,14 @@ class Writer:
         self._epoch: int | None = None
 
     def lock(self, wait_s: float = 0.0) -> None:
-        """Take the tenant's lock and the run's. Raises SyncInProgress after `wait_s`."""
+        """Take the run's lock, which says that it lives, and the tenant's. Raises SyncInProgress after `wait_s`."""
         deadline = time.monotonic() + wait_s
         with self._translated():
+            self._one("SELECT pg_advisory_lock(%s)", _lock_key("run", self.run_id))
             while not self._one("SELECT pg_try_advisory_lock(%s)", _lock_key("tenant", self.tenant_id)):
                 if time.monotonic() >= deadline:
                     raise SyncInProgress(self.tenant_id)
                 time.sleep(0.2)
-            self._one("SELECT pg_advisory_lock(%s)", _lock_key("run", self.run_id))
 
     def close(self) -> None:
         self.connection.close()

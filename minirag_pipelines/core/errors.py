@@ -14,6 +14,7 @@
     ├── StackFailed             a service of the embedded stack did not come up
     ├── ModelUnknown            a model string nobody answers to, or its package is not installed
     ├── ProviderRefused         the provider will not take this request; a rerun changes nothing
+    │   └── ContentRefused      because of what is in it: the next text may be taken
     ├── ProviderUnavailable     the provider may answer later                         (retryable)
     ├── DatabaseUnavailable     PostgreSQL can't be reached                           (retryable)
     └── VectorStoreUnavailable  Chroma can't be reached                               (retryable)
@@ -135,6 +136,14 @@ class ProviderRefused(MiniRAGError):
         super().__init__(f"The provider of {model!r} refused: {reason}")
         self.model = model
         self.reason = reason
+
+
+class ContentRefused(ProviderRefused):
+    """What was sent is refused, whoever sends it; `text_index` says which of the texts, where that is known."""
+
+    def __init__(self, model: str, reason: str, *, text_index: int | None = None) -> None:
+        super().__init__(model, reason)
+        self.text_index = text_index
 
 
 class ProviderUnavailable(MiniRAGError):

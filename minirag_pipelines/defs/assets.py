@@ -30,7 +30,7 @@ class SourcesConfig(dg.Config):
 
 
 @dg.asset(partitions_def=tenants, group_name="index", kinds={"postgres"}, owners=OWNERS, code_version="1")
-def sources(context: dg.AssetExecutionContext, config: SourcesConfig, stores: Stores) -> dg.MaterializeResult:
+def sources(context: dg.AssetExecutionContext, config: SourcesConfig, stores: Stores) -> dg.MaterializeResult[None]:
     """What the tenant's sources hold now, beside what they held: new, changed, renamed, removed, unchanged."""
     from minirag_pipelines.ingest.listing import list_sources
     from minirag_pipelines.ingest.reading import retry_failures
@@ -64,7 +64,7 @@ def sources(context: dg.AssetExecutionContext, config: SourcesConfig, stores: St
 
 
 @dg.asset(partitions_def=tenants, deps=[sources], group_name="index", kinds={"python"}, owners=OWNERS, code_version="1")
-def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult:
+def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult[None]:
     """What is new or changed, read and parsed; what could not be is quarantined with its reason."""
     from minirag_pipelines.ingest.parser_pool import ParserPool
     from minirag_pipelines.ingest.reading import read_pending
@@ -105,7 +105,7 @@ def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.Materiali
 @dg.asset(
     partitions_def=tenants, deps=[documents], group_name="index", kinds={"python"}, owners=OWNERS, code_version="1"
 )
-def chunks(context: dg.AssetExecutionContext, stores: Stores, providers: Providers) -> dg.MaterializeResult:
+def chunks(context: dg.AssetExecutionContext, stores: Stores, providers: Providers) -> dg.MaterializeResult[None]:
     """Parsed documents cut into passages that the embedding model reads whole."""
     from minirag_pipelines.core.providers.tokenizers import tokenizer_for
     from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending
@@ -134,7 +134,7 @@ def chunks(context: dg.AssetExecutionContext, stores: Stores, providers: Provide
 
 
 @dg.asset(partitions_def=tenants, deps=[chunks], group_name="index", kinds={"chroma"}, owners=OWNERS, code_version="1")
-def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Providers) -> dg.MaterializeResult:
+def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Providers) -> dg.MaterializeResult[None]:
     """A vector for every passage: those known are reused, the others are asked of the embedding model."""
     from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
     from minirag_pipelines.ingest.generating import current_generations
@@ -149,7 +149,7 @@ def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Pro
                 generation,
                 targets.live,
                 providers.embedder(generation),
-                lambda generation=generation: stores.vectors.create(generation),
+                partial(stores.vectors.create, generation),
             )
     return dg.MaterializeResult(
         metadata={
@@ -173,7 +173,7 @@ def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Pro
     owners=OWNERS,
     code_version="1",
 )
-def collection(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult:
+def collection(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult[None]:
     """What questions are answered from: whole documents are published, a complete generation is swapped in."""
     from minirag_pipelines.ingest.publishing import publish_pending
 

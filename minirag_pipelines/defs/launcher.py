@@ -10,7 +10,7 @@ from dagster._time import get_current_timestamp
 from minirag_pipelines.core.errors import MiniRAGError
 from minirag_pipelines.core.settings import settings
 
-GRACE_S = 20.0
+GRACE_S = 10.0
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from minirag_pipelines.core.settings import Settings, settings
 from minirag_pipelines.core.vector_store import VectorStore
 
 
-class Stores(dg.ConfigurableResource):
+class Stores(dg.ConfigurableResource["Stores"]):
     """PostgreSQL and Chroma, and the run's right to write its tenant: held from the first asset to the run's end."""
 
     _open: ExitStack = PrivateAttr(default_factory=ExitStack)
@@ -67,7 +67,7 @@ class Stores(dg.ConfigurableResource):
         self._writers.clear()
 
 
-class Providers(dg.ConfigurableResource):
+class Providers(dg.ConfigurableResource["Providers"]):
     """The models that tenants embed with."""
 
     def embedder_of(self, tenant: Tenant) -> Callable[[], Embedder]:

@@ -34,7 +34,7 @@ def tenants_sensor(context: dg.SensorEvaluationContext, stores: Stores) -> dg.Se
         changes = partition_changes(catalogued, registered, _in_flight(context.instance))
     if not (changes.add or changes.remove):
         return dg.SkipReason(f"{len(catalogued)} tenants, each with its partition.")
-    requests = []
+    requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
     if changes.add:
         requests.append(tenants.build_add_request(changes.add))
     if changes.remove:

@@ -10,12 +10,14 @@ from typing import Self
 import numpy as np
 
 from minirag_pipelines.core.database import Row, Transaction, Writer, statements
-from minirag_pipelines.core.errors import ProviderRefused
-from minirag_pipelines.core.providers.models import Embedder, Usage, Vectors
+from minirag_pipelines.core.errors import ContentRefused
+from minirag_pipelines.core.providers.models import Embedded, Embedder, Usage, Vectors
 from minirag_pipelines.core.records import Generation, embedded_text
 from minirag_pipelines.core.vector_store import BATCH, Collection
 
 SQL = statements("minirag_pipelines.ingest.sql", "embedding.sql")
+# Texts that are embedded and committed together: what a killed sync may have paid for in vain.
+EMBED_BATCH = 256
 
 
 @dataclass(slots=True)
@@ -68,13 +70,15 @@ def embed_pending(
             made = _embed(writer, generation, embedder(), texts, tally)
             vectors |= made
         if vectors:
-            _index(writer, generation, collection(), vectors, passages if generation.portable else None)
+            for start in range(0, len(hashes), BATCH):
+                batch = {one: vectors[one] for one in hashes[start : start + BATCH] if one in vectors}
+                _index(writer, generation, collection(), batch, passages if generation.portable else None)
         progress(tally.embedded + tally.reused)
     return tally
 
 
 def _unsettled(writer: Writer, generation: Generation, live: Generation) -> Iterator[list[bytes]]:
-    """Hashes of texts that are wanted and not settled, at most BATCH at a time, in reading order."""
+    """Hashes of texts that are wanted and not settled, at most EMBED_BATCH at a time, in reading order."""
     statement = "documents_to_embed" if generation.number == live.number else "documents_to_build"
     after = uuid.UUID(int=0)
     waiting: list[bytes] = []
@@ -96,9 +100,9 @@ def _unsettled(writer: Writer, generation: Generation, live: Generation) -> Iter
             )
         known = set(waiting)
         waiting += [row.text_hash for row in found if row.text_hash not in known]
-        while len(waiting) >= BATCH:
-            yield waiting[:BATCH]
-            waiting = waiting[BATCH:]
+        while len(waiting) >= EMBED_BATCH:
+            yield waiting[:EMBED_BATCH]
+            waiting = waiting[EMBED_BATCH:]
         if not documents:
             if waiting:
                 yield waiting
@@ -110,24 +114,15 @@ def _embed(
     writer: Writer, generation: Generation, embedder: Embedder, texts: Mapping[bytes, str], tally: EmbeddingTally
 ) -> dict[bytes, Vectors]:
     """Vectors of texts that have none yet, recorded before anything is made of them."""
-    hashes = list(texts)
     vectors: dict[bytes, Vectors] = {}
-    usage = Usage()
     refused: dict[bytes, str] = {}
-    try:
-        embedded = embedder.embed([texts[text_hash] for text_hash in hashes])
-        vectors, usage = dict(zip(hashes, embedded.vectors, strict=True)), embedded.usage
-    except ProviderRefused:
-        # One text may have spoilt the batch for all: each is asked for by itself.
-        for text_hash in hashes:
-            try:
-                embedded = embedder.embed([texts[text_hash]])
-            except ProviderRefused as error:
-                refused[text_hash] = error.reason
-                if len(refused) == len(hashes):
-                    raise
-            else:
-                vectors[text_hash], usage = embedded.vectors[0], usage + embedded.usage
+    usage = Usage()
+    for hashes, result in _results(embedder, list(texts), texts):
+        if isinstance(result, ContentRefused):
+            refused[hashes[0]] = result.reason
+        else:
+            vectors |= dict(zip(hashes, result.vectors, strict=True))
+            usage += result.usage
     with writer.writing() as transaction:
         transaction.run(
             SQL["record_vectors"],
@@ -151,6 +146,20 @@ def _embed(
     tally.refused += len(refused)
     tally.usage += usage
     return vectors
+
+
+def _results(
+    embedder: Embedder, hashes: list[bytes], texts: Mapping[bytes, str]
+) -> Iterator[tuple[list[bytes], Embedded | ContentRefused]]:
+    """Vectors of the texts; a text that spoils the request for the others is found by halving."""
+    try:
+        yield hashes, embedder.embed([texts[text_hash] for text_hash in hashes])
+    except ContentRefused as refusal:
+        if len(hashes) == 1:
+            yield hashes, refusal
+            return
+        for half in (hashes[: len(hashes) // 2], hashes[len(hashes) // 2 :]):
+            yield from _results(embedder, half, texts)
 
 
 def _index(

@@ -70,7 +70,7 @@ class ChromaServer:
         while not self._try_to_start(port):
             # The only failure that another attempt can help: somebody took the port since we looked.
             tried.add(port)
-            if "in use" not in tail(self.log, 20).lower() or len(tried) == 20:
+            if free_port(port) == port or len(tried) == 20:
                 raise StackFailed("chroma", tail(self.log), str(self.log))
             port = free_port(taken=tried)
 

@@ -47,6 +47,8 @@ class Supervision:
         self._addressed = settings
         self._environment: dict[str, str] = {}
         self._started_at: dict[str, float] = {}
+        self._elsewhere = 0
+        self._seen: dict[str, ProcessId | None] = {}
         self._attempts: dict[str, int] = {}
         self._next_attempt_at: dict[str, float] = {}
 
@@ -78,7 +80,8 @@ class Supervision:
             self._say("stack", "stopped", "stopped")
 
     def _run_dagster(self, addressed: Settings) -> None:
-        for name in self._stores():
+        self._seen = self._stores()
+        for name in self._seen:
             self._say(name, "running", "running")
         self._start_dagster(addressed)
         if not self._wait_until_well():
@@ -120,14 +123,13 @@ class Supervision:
     def _wait_until_well(self) -> bool:
         """Whether all came up; False when told to stop meanwhile. Raises StackFailed."""
         deadline = time.monotonic() + READY_TIMEOUT_S
-        since = min(self._started_at.values())
         waiting = dict.fromkeys(dagster.NAMES, "")
         while waiting:
             if self._stopping.wait(0.1):
                 return False
-            for service in self._services():
-                if not self._record.services[service.name].alive():
-                    raise StackFailed(service.name, tail(service.log, 1), str(service.log))
+            if dead := [service for service in self._services() if not self._record.services[service.name].alive()]:
+                self._start_elsewhere(dead[0])
+            since = min(self._started_at.values())
             ailing = dagster.ailing(self._record.ports[dagster.WEBSERVER], since)
             if dagster.WEBSERVER not in ailing:
                 for name in [name for name in waiting if name not in ailing]:
@@ -139,24 +141,33 @@ class Supervision:
                 raise StackFailed(name, reason, str(self._home / "logs" / f"{name}.log"))
         return True
 
+    def _start_elsewhere(self, dead: dagster.Service) -> None:
+        """Start again at other ports when another program took one since we looked. Raises StackFailed otherwise."""
+        self._elsewhere += 1
+        if dagster.port_is_free(dead.name, self._record.ports) or self._elsewhere > 3:
+            raise StackFailed(dead.name, tail(dead.log, 1), str(dead.log))
+        self._stop_dagster()
+        self._start_dagster(self._addressed)
+
     def _look_after_stores(self) -> None:
-        stores = Stores.of(self._settings)
         dead = [name for name, process in self._stores().items() if process is None]
-        if not dead or not self._may_try(*dead):
-            return
-        for name in dead:
-            log = self._home / "logs" / f"{name}.log"
-            self._say(name, "failed", f"has died; starting it again. Its log: {log}")
-        try:
-            stores.start()
-        except StackFailed as error:
-            self._say(error.service, "failed", str(error))
-            return
-        for name in dead:
-            self._say(name, "running", "running again")
-        addressed = stores.addressed(self._settings)
+        if dead and self._may_try(*dead):
+            for name in dead:
+                self._say_dead(name)
+            try:
+                Stores.of(self._settings).start()
+            except StackFailed as error:
+                self._say(error.service, "failed", str(error))
+                return
+        for name, process in self._stores().items():
+            if process and process != self._seen[name]:
+                if name not in dead:  # it died while the other was being started, or a command started it again
+                    self._say_dead(name)
+                self._say(name, "running", "running again")
+                self._seen[name] = process
+        addressed = Stores.of(self._settings).addressed(self._settings)
         if (addressed.database_url, addressed.chroma_url) != (self._addressed.database_url, self._addressed.chroma_url):
-            # Their ports were taken meanwhile. The environment of a running process can't be changed.
+            # A port was taken meanwhile. The environment of a running process can't be changed.
             self._stop_dagster()
             self._start_dagster(addressed)
 
@@ -167,7 +178,7 @@ class Supervision:
                 if time.time() - self._started_at[service.name] > STEADY_S:
                     self._attempts.pop(service.name, None)
             elif self._may_try(service.name):
-                self._say(service.name, "failed", f"has died; starting it again. Its log: {service.log}")
+                self._say_dead(service.name)
                 # What a dead code location leaves behind would answer at its port, beside the new one.
                 dagster.end_service(self._home, service.name, process)
                 if dagster.port_is_free(service.name, self._record.ports):
@@ -209,6 +220,9 @@ class Supervision:
         if stores.chroma:
             found["chroma"] = stores.chroma.process()
         return found
+
+    def _say_dead(self, name: str) -> None:
+        self._say(name, "failed", f"has died; starting it again. Its log: {self._home / 'logs' / f'{name}.log'}")
 
     def _say(self, service: str, state: ServicePhase, text: str) -> None:
         self._on_event(Event(service, state, text))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from minirag_pipelines.core.errors import (
+    ContentRefused,
     InvalidInput,
     MiniRAGError,
     ModelUnknown,
@@ -21,7 +22,7 @@ from minirag_pipelines.core.errors import (
     ProviderUnavailable,
 )
 from minirag_pipelines.core.providers import lite
-from minirag_pipelines.core.providers.lite import ContentRefused, Retries, redacted, translated
+from minirag_pipelines.core.providers.lite import Retries, redacted, translated
 from minirag_pipelines.core.providers.lite_chat import NOTHING_FOUND, LiteChat, fenced, messages, says_nothing_found
 from minirag_pipelines.core.providers.lite_embedder import LiteEmbedder, instruction_for
 from minirag_pipelines.core.providers.models import Passage, Question, Reply, Turn
@@ -168,9 +169,9 @@ def test_a_short_secret_of_the_environment_takes_no_word_out_of_a_reason(monkeyp
 
 def test_a_missing_key_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(ProviderRefused, match="no key is given"):
+    with pytest.raises(ProviderRefused, match="no key, or no address"):
         LiteChat("gpt-4o-mini").answer(QUESTION)
-    with pytest.raises(ProviderRefused, match="no key is given"):
+    with pytest.raises(ProviderRefused, match="no key, or no address"):
         LiteEmbedder("text-embedding-3-small").embed(["x"])
 
 
@@ -181,6 +182,17 @@ def test_a_provider_nobody_knows_is_an_unknown_model() -> None:
         LiteEmbedder("nobody/model").embed(["x"])
     with pytest.raises(ModelUnknown):  # it has chat models only
         LiteEmbedder("anthropic/claude-sonnet-4-5", credentials={"api_key": KEY}).embed(["x"])
+
+
+def test_a_reason_leaves_out_what_litellm_wraps_around_it() -> None:
+    said = "litellm.APIConnectionError: GroqException - it is late.\nTraceback (most recent call last):\n  File x"
+    assert translated(ImportError(said), "groq/x").args == ("Model 'groq/x': it is late.",)
+
+
+def test_litellm_logs_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    lite.litellm()
+    logging.getLogger("LiteLLM").error("Invalid credentials: %s", KEY)
+    assert KEY not in capfd.readouterr().err
 
 
 def test_a_missing_package_is_named() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -107,7 +108,7 @@ def test_sentences_cover_all_but_white_space(text: str) -> None:
     spans = sentences(text)
     covered = {place for start, end in spans for place in range(start, end)}
     assert all(text[place].isspace() for place in set(range(len(text))) - covered)
-    assert all(left[1] <= right[0] for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left[1] <= right[0] for left, right in pairwise(spans))
 
 
 def test_a_long_run_of_full_stops_is_read_in_linear_time() -> None:

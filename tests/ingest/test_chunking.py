@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -220,7 +221,7 @@ def test_chunks_overlap_by_at_most_so_many_tokens_within_a_section() -> None:
     parsed = document(("title", "A", 0), ("text", prose("a", 30)), ("title", "B", 0), ("text", prose("b", 30)))
     drafts = cut(parsed, 100, 24)
     overlaps = 0
-    for left, right in zip(drafts, drafts[1:], strict=False):
+    for left, right in pairwise(drafts):
         shared = parsed.text[right.start : left.end]
         assert WORD_PIECES.count(shared) <= 24
         assert not ("of a" in right.text and "of b" in right.text)
@@ -235,7 +236,7 @@ def test_a_long_sentence_overlaps_by_whole_words() -> None:
     drafts = cut(parsed, 60, 12)
     starts = [draft.start for draft in drafts[1:]]
     assert all(parsed.text[start - 1] == " " for start in starts)
-    assert all(right.start < left.end for left, right in zip(drafts, drafts[1:], strict=False))
+    assert all(right.start < left.end for left, right in pairwise(drafts))
 
 
 def test_an_accent_is_not_parted_from_its_letter() -> None:

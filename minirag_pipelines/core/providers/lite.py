@@ -10,6 +10,7 @@ import email.utils
 import importlib
 import inspect
 import json
+import logging
 import os
 import re
 import threading
@@ -26,6 +27,7 @@ import httpx
 import tenacity
 
 from minirag_pipelines.core.errors import (
+    ContentRefused,
     InvalidInput,
     MiniRAGError,
     ModelUnknown,
@@ -53,18 +55,12 @@ LOOKS_SECRET = re.compile(
     r"|(?i:(?<=bearer )|(?<=basic )|(?<=api-key: )|(?<=api_key=)|(?<=apikey=)|(?<=[?&]key=))[^\s'\",&}]+",
     re.DOTALL,
 )
-NO_KEY_GIVEN = re.compile(r"Missing credentials|Missing .*API key|api_key client option must be set|No API key", re.I)
+NOT_CONFIGURED = re.compile(r"Missing credentials|Missing .*API key|api_key client option|No API (?:key|base)", re.I)
 NOBODY_ANSWERS = re.compile(r"LLM Provider NOT provided|Unmapped LLM provider")
 PACKAGE_MISSING = re.compile(r"No module named '([\w.]+)'")
 LITELLM_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?: Error)?\s*[:-]\s*)+")
 
-
-class ContentRefused(ProviderRefused):
-    """What was sent is refused, whoever sends it; `text_index` says which of the texts, where that is known."""
-
-    def __init__(self, model: str, reason: str, *, text_index: int | None = None) -> None:
-        super().__init__(model, reason)
-        self.text_index = text_index
+LITELLM_SUFFIX = re.compile(r"\s*(?:Traceback \(most recent call last\).*|Handle with `litellm\.\w+`\.\s*)$", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +86,8 @@ def _litellm() -> ModuleType:
     os.environ["LITELLM_MODE"] = "PRODUCTION"
     litellm: Any = importlib.import_module("litellm")
     litellm.suppress_debug_info = True
+    # What it logs may hold keys, and all of it reaches us as errors anyway.
+    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
     # `max_retries=0` alone is taken for "not given" by its OpenAI embeddings.
     litellm.DEFAULT_MAX_RETRIES = 0
     litellm.num_retries = None
@@ -179,13 +177,15 @@ def meaning(error: BaseException) -> str:
 def translated(error: BaseException, model: str, secrets: Iterable[str] = ()) -> MiniRAGError:
     """One of LiteLLM's errors as one of ours, without keys."""
     said = str(error) or type(error).__name__
-    reason = redacted(LITELLM_PREFIX.sub("", said) or said, secrets)
+    reason = redacted(LITELLM_SUFFIX.sub("", LITELLM_PREFIX.sub("", said)) or said, secrets)
     if package := PACKAGE_MISSING.search(said):
         return ModelUnknown(model, f"its provider needs the package {package[1]!r}, which is not installed.")
     if NOBODY_ANSWERS.search(said):
         return ModelUnknown(model, "no provider answers to it here; write it as LiteLLM does, provider/model.")
-    if NO_KEY_GIVEN.search(said):
-        return ProviderRefused(model, "no key is given: set it with the bot's credentials or in the environment.")
+    if NOT_CONFIGURED.search(said):
+        return ProviderRefused(
+            model, "no key, or no address, is given: set it with the credentials or the environment."
+        )
     word = meaning(error)
     if word == "unavailable":
         return ProviderUnavailable(model, reason, retry_after_s=_retry_after_s(error))

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from minirag_pipelines.core.errors import InvalidInput, ProviderUnavailable
-from minirag_pipelines.core.providers.lite import Connection, ContentRefused, Retries
+from minirag_pipelines.core.errors import ContentRefused, InvalidInput, ProviderUnavailable
+from minirag_pipelines.core.providers.lite import Connection, Retries
 from minirag_pipelines.core.providers.models import Passage, Question, Reply, Usage
 
 NOTHING_FOUND = "I can't find an answer to this in the documents."

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from minirag_pipelines.core.errors import ProviderRefused, ProviderUnavailable
-from minirag_pipelines.core.providers.lite import Connection, ContentRefused, Retries
+from minirag_pipelines.core.errors import ContentRefused, ProviderRefused, ProviderUnavailable
+from minirag_pipelines.core.providers.lite import Connection, Retries
 from minirag_pipelines.core.providers.models import Embedded, Purpose, Tokenizer, Usage, Vectors
 from minirag_pipelines.core.records import fingerprint
 

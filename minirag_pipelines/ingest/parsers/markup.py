@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.ingest.formats import PANDOC, format_of
 from minirag_pipelines.ingest.parsers.encodings import declared_in_markup, decoded
-from minirag_pipelines.ingest.parsers.pieces import Parsed, Piece, Tag, pieces_of, storable
+from minirag_pipelines.ingest.parsers.pieces import Parsed, Piece, Tag, grid, pieces_of, storable
 from minirag_pipelines.ingest.parsers.programs import program, run
 from minirag_pipelines.ingest.parsers.unstructured_setup import NO_LANGUAGES, prepare
 
 # unstructured leaves these out with all that is in them, but whole pages stand in a <form>, and documentation hides
 # what matters in <details>. They are read as what they contain.
 _TRANSPARENT = {"form": "div", "fieldset": "div", "details": "div", "figure": "div", "summary": "p", "figcaption": "p"}
+_INVISIBLE = ("script", "style", "noscript", "template")
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"""^title:[ \t]*(["']?)(.+?)\1[ \t]*$""", re.MULTILINE)
 _HEADING_ATTRIBUTES = re.compile(r"\s*\{:?\s*[#.][^{}]*\}$")
@@ -39,16 +40,21 @@ def html_parsed(text: str) -> Parsed:
     if not text.strip():
         return Parsed([])
     try:
-        root = html.document_fromstring(text, parser=html.HTMLParser(remove_comments=True, remove_pis=True))
+        # As bytes: a declaration of an encoding, wherever it stands, is refused in a text and ignored here.
+        parser = html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
+        root = html.document_fromstring(text.encode(), parser=parser)
     except etree.ParserError:  # nothing but comments and the like
         return Parsed([])
     title = next((node.text_content() for node in root.iter("title")), None)
     if root.find(".//body") is None:
         return Parsed([], title)
+    etree.strip_elements(root, *_INVISIBLE, with_tail=False)
     for node in list(root.iter(*_TRANSPARENT)):
         node.tag = _TRANSPARENT[node.tag]
     for node in [node for node in root.iter("table") if _is_layout(node)]:
         _make_transparent(node)
+    for node in {cell.getparent().getparent() for cell in root.xpath("//tr/*[@rowspan or @colspan]")}:
+        _fill_spans(node.findall("tr"))
     markup = etree.tostring(root, encoding="unicode", method="html")
     return Parsed(pieces_of(partition_html(text=markup, languages=NO_LANGUAGES)), title)
 
@@ -59,6 +65,19 @@ def _is_layout(table: Tag) -> bool:
         return True
     cells = (cell for cell in table.iterdescendants("td", "th") if any(text.strip() for text in cell.itertext()))
     return len(list(islice(cells, 2))) < 2
+
+
+def _fill_spans(rows: Sequence[Tag]) -> None:
+    """Gives each row all its cells: unstructured would keep the text of a table but not how far its cells reach."""
+    for row, texts in zip(rows, grid(rows), strict=True):
+        tag = "th" if {cell.tag for cell in row} == {"th"} else "td"
+        tail = row.tail
+        row.clear()
+        row.tail = tail
+        for text in texts:
+            cell = row.makeelement(tag)
+            cell.text = text
+            row.append(cell)
 
 
 def _make_transparent(table: Tag) -> None:
@@ -114,12 +133,12 @@ def parse_xml(content: bytes) -> Parsed:
     if not text:
         return Parsed([])
     warnings = source.warnings
-    options = {"resolve_entities": False, "no_network": True, "remove_comments": True, "remove_pis": True}
+    options = {"resolve_entities": "internal", "no_network": True, "remove_comments": True, "remove_pis": True}
     try:
         root = etree.fromstring(text.encode(), etree.XMLParser(encoding="utf-8", **options))
     except etree.XMLSyntaxError as error:
         root = etree.fromstring(text.encode(), etree.XMLParser(encoding="utf-8", recover=True, **options))
-        if root is None:
+        if root is None or not any(_blocks(root)):
             raise DocumentUnreadable("corrupt", f"This is no XML: line {error.lineno} is malformed.") from error
         warnings += (f"The XML is malformed at line {error.lineno}; it was read as far as possible.",)
     if _name(root).lower() == "html":
@@ -130,7 +149,9 @@ def parse_xml(content: bytes) -> Parsed:
 def _blocks(node: Tag) -> Iterator[str]:
     """An element with text of its own is one block with all that is inside; so is a record of named values."""
     children = list(node)
-    if (node.text or "").strip() or any((child.tail or "").strip() for child in children):
+    # An entity that is not declared is a node whose tag is a function; it stands for text.
+    entities = any(not isinstance(child.tag, str) for child in children)
+    if entities or (node.text or "").strip() or any((child.tail or "").strip() for child in children):
         yield _flat(node)
         return
     values = [(_name(child), _flat(child)) for child in children if not len(child)]
@@ -146,8 +167,7 @@ def _flat(node: Tag) -> str:
 
 
 def _name(node: Tag) -> str:
-    # An entity that is left unresolved is a node whose tag is a function.
-    return node.tag.rpartition("}")[2] if isinstance(node.tag, str) else ""
+    return str(node.tag).rpartition("}")[2]
 
 
 def _without_attributes(piece: Piece) -> Piece:

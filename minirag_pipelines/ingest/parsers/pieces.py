@@ -128,7 +128,7 @@ def _table_pieces(text: str, markup: str | None, page: int | None) -> list[Piece
     captions = [Piece("text", " ".join(node.itertext()), page=page) for node in root.iter("caption")]
     rows = list(root.iter("tr"))
     header_rows = next((i for i, row in enumerate(rows) if not _is_header(row)), len(rows))
-    found = table(_grid(rows), header_rows=header_rows or 1, page=page)
+    found = table(grid(rows), header_rows=header_rows or 1, page=page)
     return [*captions, found] if found else captions
 
 
@@ -137,14 +137,14 @@ def _is_header(row: Tag) -> bool:
     return (parent is not None and parent.tag == "thead") or {cell.tag for cell in row} == {"th"}
 
 
-def _grid(rows: Sequence[Tag]) -> list[list[str]]:
+def grid(rows: Sequence[Tag]) -> list[list[str]]:
     """Cells in their columns: a cell that spans rows is said in each of them, so that each row stands by itself."""
     grid: list[list[str]] = []
     below: dict[int, tuple[int, str]] = {}
     for row in rows:
         cells: list[str] = []
         spanning: dict[int, tuple[int, str]] = {}
-        for cell in row:
+        for cell in row.iterchildren("td", "th"):
             while len(cells) in below:
                 cells.append(_spanned(below, spanning, len(cells)))
             text = " ".join(cell.itertext())

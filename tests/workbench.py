@@ -1,0 +1,167 @@
+"""A tenant whose stages a test runs without Dagster: the same functions that the assets call, in the same order."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from minirag_pipelines.core.catalog import Catalog
+from minirag_pipelines.core.corpus import Corpus
+from minirag_pipelines.core.database import Database, Row, Writer
+from minirag_pipelines.core.generations import Generations
+from minirag_pipelines.core.providers.models import Embedder
+from minirag_pipelines.core.providers.registry import embedder
+from minirag_pipelines.core.providers.tokenizers import tokenizer_for
+from minirag_pipelines.core.records import ChunkerSettings, Generation, Tenant
+from minirag_pipelines.core.vector_store import VectorStore
+from minirag_pipelines.ingest.connectors.kinds import checked_config
+from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending
+from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
+from minirag_pipelines.ingest.generating import current_generations, target_generations
+from minirag_pipelines.ingest.listing import ListingTally, list_sources
+from minirag_pipelines.ingest.parser_pool import ParserPool
+from minirag_pipelines.ingest.publishing import PublishingTally, publish_pending
+from minirag_pipelines.ingest.reading import ReadingTally, read_pending
+from minirag_serving import SearchResult
+from minirag_serving.retrieval import search
+from tests.fakes import OpenAIServer
+
+MODEL = "openai/text-embedding-3-small"
+MAX_BYTES = 10 * 2**20
+
+
+@dataclass
+class SyncTally:
+    sources: ListingTally
+    documents: ReadingTally
+    chunks: CuttingTally
+    embeddings: EmbeddingTally
+    collection: PublishingTally
+
+
+@dataclass
+class Workbench:
+    database: Database
+    vectors: VectorStore
+    provider: OpenAIServer
+    folder: Path
+    tenant_id: str = "acme"
+    model: str = MODEL
+    retire_after_s: float = 60.0
+    tenants: list[str] = field(default_factory=list)
+
+    def add_tenant(self, tenant_id: str = "acme", *, chunk_tokens: int = 128, source: str = "docs") -> Tenant:
+        with self.database.transaction(tenant_id) as transaction:
+            catalog = Catalog(transaction)
+            tenant = catalog.add_tenant(name=None, embedding_model=self.model, chunker=ChunkerSettings(chunk_tokens))
+            catalog.add_source(source, "files", checked_config("files", {"path": str(self.folder)}))
+        self.tenants.append(tenant_id)
+        return tenant
+
+    def add_source(self, name: str, path: Path) -> None:
+        with self.database.transaction(self.tenant_id) as transaction:
+            Catalog(transaction).add_source(name, "files", checked_config("files", {"path": str(path)}))
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    @contextmanager
+    def writer(self, tenant_id: str | None = None) -> Iterator[Writer]:
+        with self.database.writer(tenant_id or self.tenant_id, str(uuid.uuid4()), wait_s=5) as writer:
+            yield writer
+
+    def embedder_of(self, generation: Generation) -> Embedder:
+        return embedder(generation.embedding_model, dimension=generation.dimension)
+
+    def list(self, writer: Writer, *, force: bool = False, allow_empty: bool = False) -> ListingTally:
+        with self.database.transaction(writer.tenant_id) as transaction:
+            sources = Catalog(transaction).sources()
+        return list_sources(writer, sources, force=force, allow_empty=allow_empty, max_bytes=MAX_BYTES)
+
+    def read(self, writer: Writer) -> ReadingTally:
+        with self.database.transaction(writer.tenant_id) as transaction:
+            sources = Catalog(transaction).sources()
+        pool = partial(ParserPool, workers=1, timeout_s=60, memory_mib=2048, languages=["eng"])
+        return read_pending(writer, sources, pool, languages=["eng"], max_bytes=MAX_BYTES)
+
+    def cut(self, writer: Writer) -> CuttingTally:
+        with self.database.transaction(writer.tenant_id) as transaction:
+            tenant = Catalog(transaction).tenant()
+        targets = target_generations(writer, tenant, self.vectors, lambda: embedder(tenant.embedding_model))
+        tally = CuttingTally()
+        for generation in targets.each():
+            tally += cut_pending(writer, generation, targets.live, tokenizer_for(generation.embedding_model))
+        return tally
+
+    def embed(self, writer: Writer) -> EmbeddingTally:
+        targets = current_generations(writer)
+        tally = EmbeddingTally()
+        for generation in targets.each():
+            tally += embed_pending(
+                writer,
+                generation,
+                targets.live,
+                partial(self.embedder_of, generation),
+                partial(self.vectors.create, generation),
+            )
+        return tally
+
+    def publish(self, writer: Writer) -> PublishingTally:
+        return publish_pending(writer, self.vectors, retire_after_s=self.retire_after_s)
+
+    def sync(self, tenant_id: str | None = None, *, force: bool = False, allow_empty: bool = False) -> SyncTally:
+        with self.writer(tenant_id) as writer:
+            return SyncTally(
+                self.list(writer, force=force, allow_empty=allow_empty),
+                self.read(writer),
+                self.cut(writer),
+                self.embed(writer),
+                self.publish(writer),
+            )
+
+    def search(self, question: str, *, tenant_id: str | None = None, top_k: int = 5) -> SearchResult:
+        return search(self.database, self.vectors, self.embedder_of, tenant_id or self.tenant_id, question, top_k=top_k)
+
+    def documents(self, state: str | None = None) -> list[Row]:
+        with self.database.transaction(self.tenant_id) as transaction:
+            return Corpus(transaction).documents(state)
+
+    def generations(self) -> list[Generation]:
+        with self.database.transaction(self.tenant_id) as transaction:
+            return Generations(transaction).all()
+
+    def live(self) -> Generation:
+        with self.database.transaction(self.tenant_id) as transaction:
+            live = Generations(transaction).find_live()
+        assert live is not None
+        return live
+
+    def row_versions(self) -> dict[str, list[str]]:
+        """The physical row version of every row of the tenant, by table: equal before and after means none rewritten."""
+        with self.database.transaction(self.tenant_id) as transaction:
+            tables = transaction.connection.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = 'minirag' AND tablename <> 'alembic_version'"
+            ).fetchall()
+            return {
+                table.tablename: [
+                    row.at
+                    for row in transaction.connection.execute(
+                        f"SELECT ctid || ' ' || xmin AS at FROM {table.tablename} ORDER BY 1".encode()
+                    )
+                ]
+                for table in tables
+            }
+
+    def drop_collections(self) -> None:
+        for tenant_id in self.tenants:
+            with self.database.transaction(tenant_id) as transaction:
+                generations = Generations(transaction).all()
+            for generation in generations:
+                self.vectors.drop(generation)
