@@ -113,7 +113,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--tokens", type=int, nargs="+", default=[254, 200])
     arguments.add_argument("--overlap", type=int, nargs="+", default=[0])
-    arguments.add_argument("--vectors", type=Path, default=Path(".benchmarks/vectors"))
+    arguments.add_argument("--vectors", type=Path, default=Path(".minirag/benchmarks"))
     given = arguments.parse_args()
     score, embedder = scorer(), MiniLM()
     embed = kept(embedder, given.vectors)

@@ -86,6 +86,7 @@ class Answer:
     usage: Usage
     invented: int
     seconds: float
+    latency_ms: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -100,4 +101,5 @@ class Answer:
             },
             "supported": self.supported,
             "seconds": round(self.seconds, 3),
+            "latency_ms": dict(self.latency_ms),
         }

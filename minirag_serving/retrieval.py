@@ -68,7 +68,7 @@ Group = tuple[Near, list[Place]]
 def _places(
     corpus: Corpus, vectors: VectorStore, live: Generation, embedded: Vectors, top_k: int, clock: _Clock
 ) -> list[Group]:
-    """For each text near the question, nearest first, the documents that contain it; more than `top_k` where possible."""
+    """The documents that contain each text near the question, nearest first; more than `top_k` if there are."""
     clock.lap("database_ms")
     limit = 2 * top_k + ALSO_IN
     while True:

@@ -11,7 +11,9 @@ with MiniRAG() as minirag:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from minirag_pipelines.core import catalog
 from minirag_pipelines.core.catalog import Catalog
@@ -67,29 +69,25 @@ class MiniRAG:
 
     def ask(self, who: AuthContext, question: str, *, bot: str | None = None, history: Sequence[Turn] = ()) -> Answer:
         """An answer whose citations point at passages. Raises NotFound for a bot that this tenant does not have."""
+        began = time.perf_counter()
         profile = self._bot(who, bot)
         found = self.search(who, question, top_k=profile.top_k if profile else DEFAULT_TOP_K)
-        return answering.answer(
-            question,
-            found.hits,
-            self._chat_model(profile),
-            instructions=profile.prompt if profile else "",
-            history=history,
-        )
+        model = self._chat_model(profile)
+        instructions = profile.prompt if profile else ""
+        answer = answering.answer(question, found.hits, model, instructions=instructions, history=history)
+        return _timed(answer, found, began)
 
     def stream(
         self, who: AuthContext, question: str, *, bot: str | None = None, history: Sequence[Turn] = ()
     ) -> Iterator[str | Answer]:
-        """The answer's text piece by piece, then the whole as an Answer. Raises as `ask` does."""
+        """The answer's text piece by piece, then the whole as an Answer. What `ask` raises comes with the first."""
+        began = time.perf_counter()
         profile = self._bot(who, bot)
         found = self.search(who, question, top_k=profile.top_k if profile else DEFAULT_TOP_K)
-        return answering.stream(
-            question,
-            found.hits,
-            self._chat_model(profile),
-            instructions=profile.prompt if profile else "",
-            history=history,
-        )
+        model = self._chat_model(profile)
+        instructions = profile.prompt if profile else ""
+        for part in answering.stream(question, found.hits, model, instructions=instructions, history=history):
+            yield part if isinstance(part, str) else _timed(part, found, began)
 
     def _bot(self, who: AuthContext, name: str | None) -> Bot | None:
         if name is None:
@@ -109,3 +107,9 @@ class MiniRAG:
         if model not in self._chat_models:
             self._chat_models[model] = chat_model(model)
         return self._chat_models[model]
+
+
+def _timed(answer: Answer, found: SearchResult, began: float) -> Answer:
+    """The answer with what the search before it took."""
+    latency_ms = found.latency_ms | {"answer_ms": round(1000 * answer.seconds, 3)}
+    return replace(answer, seconds=time.perf_counter() - began, latency_ms=latency_ms)

@@ -54,7 +54,7 @@ def sync(
         opened.tenant(tenant)
         config = {"ops": {"sources": {"config": {"force": force, "allow_empty": allow_empty}}}}
         with progress(f"Syncing {tenant}") as update:
-            outcome = _runner(opened.settings)(
+            outcome = runner(opened.settings)(
                 opened.settings, tenant, config, lambda words: update(f"Syncing {tenant}: {words}")
             )
     report = report_of(tenant, outcome, time.monotonic() - began)
@@ -95,7 +95,7 @@ def _counts(metadata: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: metadata.get(name, 0) for name in names}
 
 
-def _runner(settings: Settings) -> Runner:
+def runner(settings: Settings) -> Runner:
     """The webserver's way while it is up, this process's own otherwise; Dagster is imported only by the latter."""
     from minirag_pipelines.cli import remote_run
 

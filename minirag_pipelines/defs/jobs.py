@@ -3,13 +3,11 @@
 import dagster as dg
 
 from minirag_pipelines.defs.assets import chunks, collection, documents, embeddings, sources
-from minirag_pipelines.defs.partitions import tenants
 
 # A process a step would cost its start five times over: parallelism is across tenants and inside the steps.
 sync = dg.define_asset_job(
     "sync",
     selection=[sources, documents, chunks, embeddings, collection],
-    partitions_def=tenants,
     executor_def=dg.in_process_executor,
     description="Bring a tenant's collection up to date with its sources.",
 )

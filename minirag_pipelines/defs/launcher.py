@@ -5,6 +5,7 @@ from typing import Any
 
 from dagster import DagsterRun, DefaultRunLauncher
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 from dagster._time import get_current_timestamp
 
 from minirag_pipelines.core.errors import MiniRAGError
@@ -33,8 +34,11 @@ class MiniRAGRunLauncher(DefaultRunLauncher):
         """Not alive only when nobody holds the run's lock at two checks in a row.
 
         A run that has just started has not taken its lock yet; one that has just ended no longer holds it. What can't
-        be asked is taken to be alive: a database that is down for a moment must not fail every run.
+        be asked is taken to be alive: a database that is down for a moment must not fail every run. So is a run of no
+        tenant: it takes no lock, and blocks nobody.
         """
+        if PARTITION_NAME_TAG not in run.tags:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
         record = self._instance.get_run_record_by_id(run.run_id)
         started = record.start_time if record else None
         if started is None or get_current_timestamp() - started < GRACE_S or self._holds_its_lock(run.run_id):

@@ -19,6 +19,9 @@ from minirag_pipelines.core.records import Generation, Source, Tenant
 from minirag_pipelines.core.settings import Settings, settings
 from minirag_pipelines.core.vector_store import VectorStore
 
+# How long a run waits for another one of its tenant to end; the run queue keeps them apart already.
+WAIT_S = 10.0
+
 
 class Stores(dg.ConfigurableResource["Stores"]):
     """PostgreSQL and Chroma, and the run's right to write its tenant: held from the first asset to the run's end."""
@@ -52,7 +55,7 @@ class Stores(dg.ConfigurableResource["Stores"]):
     def writer(self, tenant_id: str, run_id: str) -> Writer:
         """The tenant's writer, the same for all assets of the run. Raises SyncInProgress."""
         if tenant_id not in self._writers:
-            self._writers[tenant_id] = self._open.enter_context(self.database.writer(tenant_id, run_id, wait_s=10))
+            self._writers[tenant_id] = self._open.enter_context(self.database.writer(tenant_id, run_id, wait_s=WAIT_S))
         return self._writers[tenant_id]
 
     def tenant(self, tenant_id: str) -> tuple[Tenant, list[Source]]:

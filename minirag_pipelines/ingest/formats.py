@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,7 +124,13 @@ def format_of(kind: str) -> Format:
 
 
 def kind_of(name: str) -> str:
-    """The kind that a file name's extension promises; `auto` when it promises none we know."""
+    """The kind that the extension of a file name or URI promises; `auto` when it promises none we know."""
+    scheme, is_uri, rest = name.partition("://")
+    if is_uri:
+        # Of an address only the path counts: https://example.org is no Org file.
+        name = rest.partition("/")[2]
+        if scheme.lower() in ("http", "https"):
+            name = re.split(r"[?#]", name, maxsplit=1)[0]
     return _BY_EXTENSION.get(PurePosixPath(name).suffix[1:].lower(), AUTO)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +21,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ListingTally:
-    """What the sources' listings say, in documents. `problems` are sentences; `failed` names sources not listed."""
+    """What the sources' listings say, in documents.
+
+    `problems` are sentences without addresses, as Dagster keeps them; `failed` names sources not listed.
+    """
 
     new: int = 0
     changed: int = 0
@@ -81,11 +85,13 @@ def _stage(
 ) -> bool:
     """Copy a source's listing into the stage; whether it is complete, so that what is missing from it is gone."""
     complete, count = True, 0
+    unlisted: Counter[str] = Counter()
     try:
         batch: list[Item] = []
         for item in connectors[source.source_id].items():
             if isinstance(item, Problem):
-                tally.problems.append(f"{source.name}: {item.uri}: {item.reason}")
+                _log.debug("Source %s: %s: %s", source.name, item.uri, item.reason)
+                unlisted[item.reason] += 1
                 complete = complete and not item.incomplete
                 continue
             count += 1
@@ -99,6 +105,8 @@ def _stage(
         tally.failed[source.name] = error.reason
         tally.problems.append(f"{source.name}: {error.reason} Nothing of it was removed.")
         return False
+    for reason, times in unlisted.items():
+        tally.problems.append(f"{source.name}: {times:,} × {reason} Nothing that may lie there was removed.")
     if count == 0 and complete and not allow_empty:
         with writer.reading() as transaction:
             known = transaction.one(SQL["listed_count"], source_id=source.source_id).listed

@@ -96,7 +96,8 @@ class ParserPool:
     def parse_all(self, jobs: Iterable[ParseJob]) -> Iterator[tuple[ParseJob, Outcome]]:
         """Every job with what became of it, in the order of completion.
 
-        Jobs are taken as there is room for them: at most twice as many as workers are held at a time.
+        Jobs are taken as there is room for them: at most twice as many as workers are held at a time. One call at a
+        time; a call that is not read to its end gives up what it had under way.
         """
         waiting = iter(jobs)
         running: dict[Future[ParsedDocument], _Running] = {}
@@ -106,14 +107,17 @@ class ParserPool:
                 self._running_pool(first)
             arriving = itertools.chain(first, waiting)
             while True:
+                arrived = False
                 for job in itertools.islice(arriving, 2 * self._workers - len(running)):
+                    arrived = True
                     if self._fits(job):
                         self._schedule(running, job)
                     else:
                         yield job, _out_of_memory()
-                if not running:
+                if running:
+                    yield from self._finished(running)
+                elif not arrived:
                     return
-                yield from self._finished(running)
         finally:
             for future in running:
                 future.cancel()

@@ -29,12 +29,17 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
+    except PermissionError as error:
+        raise _not_ours(path) from error
     return found if isinstance(found, dict) else {}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace the file in one step; readable by its owner only."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except PermissionError as error:
+        raise _not_ours(path) from error
     try:
         with os.fdopen(descriptor, "w") as file:
             json.dump(content, file, indent=2)
@@ -51,8 +56,11 @@ class Lock:
     """A file lock that the kernel frees when its holder dies. Not passed on to the programs we start."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except PermissionError as error:
+            raise _not_ours(path) from error
 
     def shared(self) -> None:
         self._flock("LOCK_SH")
@@ -87,3 +95,9 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.close()
+
+
+def _not_ours(path: Path) -> StackFailed:
+    return StackFailed(
+        "stack", f"{path} is another user's. Run this as that user, or set MINIRAG_HOME to a folder of yours."
+    )

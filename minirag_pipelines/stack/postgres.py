@@ -121,12 +121,10 @@ class Postgres:
             self._check_data()
         else:
             self._create(durable=durable)
-        process = self.process()
-        if process and wait_until(lambda: self._ready() or not process.alive(), READY_TIMEOUT_S) and process.alive():
-            return
-        self._forget_foreign_process()
-        rotate(self.log)
-        self._start_somewhere(durable=durable)
+        if not self._adopt():
+            self._forget_foreign_process()
+            rotate(self.log)
+            self._start_somewhere(durable=durable)
 
     def stop(self, *, timeout_s: float = 20.0) -> bool:
         """Stop it, ending connections. What takes longer recovers at the next start. Returns whether it ran."""
@@ -187,6 +185,19 @@ class Postgres:
             for path in [self.folder, *self.folder.rglob("*")]:
                 os.chown(path, *account, follow_symlinks=False)
 
+    def _adopt(self) -> bool:
+        """Take the server that runs already, once it is ready. False when none does."""
+        process = self.process()
+        if process is None:
+            return False
+        if not wait_until(lambda: self._ready() or not process.alive(), READY_TIMEOUT_S) or not process.alive():
+            return False
+        known = read_json(self._memory)
+        port = int(self._pid_file()[3])
+        if known.get("port") != port:
+            write_json(self._memory, known | {"port": port})
+        return True
+
     def _forget_foreign_process(self) -> None:
         """Remove a lock file whose process number is another program's now; PostgreSQL would believe it.
 
@@ -204,7 +215,8 @@ class Postgres:
         while True:
             write_json(self._memory, read_json(self._memory) | {"port": port})
             said = self._try_to_start(port, durable=durable)
-            if said is None:
+            # Whoever was killed while starting it may have left one that was not to be seen yet.
+            if said is None or self._adopt():
                 return
             if "could not bind" in said and len(tried) < 20:
                 tried.add(port)
@@ -227,7 +239,14 @@ class Postgres:
         owner = self.folder.stat()
         account = (owner.st_uid, owner.st_gid) if os.geteuid() == 0 else None
         process = spawn(_as_account(command, account, self.folder), env=_environment(), log=self.log)
-        if not wait_until(lambda: not process.alive() or (self._ready() and accepts(port)), READY_TIMEOUT_S):
+        try:
+            settled = wait_until(lambda: not process.alive() or (self._ready() and accepts(port)), READY_TIMEOUT_S)
+        except BaseException:
+            # Until it has written its lock file nobody else could find it.
+            process.signal(signal.SIGINT)
+            process.wait(20.0)
+            raise
+        if not settled:
             self.stop(timeout_s=1.0)
             raise StackFailed("postgres", f"it was not ready within {READY_TIMEOUT_S:.0f} s.", str(self.log))
         if process.alive():
@@ -287,8 +306,14 @@ def _works_in(pid: int, folder: Path) -> bool:
     """Whether the process's working folder is this one, as that of every PostgreSQL process is its data's."""
     if sys.platform == "linux":
         # psutil would say the same, after 20 ms of import.
-        with contextlib.suppress(OSError):
+        try:
             return Path(f"/proc/{pid}/cwd").samefile(folder)
+        except PermissionError:
+            # Root of a container may not look into another account's process; its arguments are public.
+            with contextlib.suppress(OSError):
+                return os.fsencode(folder) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            pass  # it has just ended
         return False
     import psutil
 

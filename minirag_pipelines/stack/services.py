@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from minirag_pipelines.core.errors import StackFailed
 from minirag_pipelines.core.settings import Settings
+from minirag_pipelines.stack.files import read_json, write_json
 from minirag_pipelines.stack.processes import SERVICE_VARIABLE, ProcessId, end, free_port, rotate, spawn
 
 CODE_LOCATION, WEBSERVER, DAEMON = "code-location", "webserver", "daemon"
@@ -104,6 +108,32 @@ def dagster_home(home: Path) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copyfile(dagster_files()[0], folder / "dagster.yaml")
     return folder
+
+
+def prepare_schema(environment: dict[str, str]) -> None:
+    """Make Dagster's tables, or bring them to the installed version: once for each version and database.
+
+    Left to themselves the three services make them at the same time and get into each other's way: now and then one
+    gives up. Raises StackFailed.
+    """
+    done = Path(environment["DAGSTER_HOME"]) / "schema.json"
+    address = urlsplit(environment["MINIRAG_DAGSTER_DATABASE_URL"])
+    wanted = {"dagster": version("dagster"), "database": f"{address.hostname}{address.path}"}
+    if read_json(done) == wanted:
+        return
+    migrate = subprocess.run(
+        [*_program("dagster", "dagster"), "instance", "migrate"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # out of reach of a terminal's Ctrl-C
+    )
+    if migrate.returncode != 0:
+        lines = (migrate.stderr + migrate.stdout).strip().splitlines()
+        raise StackFailed("dagster", f"its tables can't be made: {lines[-1] if lines else 'it does not say why'}")
+    write_json(done, wanted)
 
 
 def dagster_files() -> tuple[Path, Path]:

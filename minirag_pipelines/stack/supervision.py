@@ -62,6 +62,8 @@ class Supervision:
         self._record.write(self._home)
         try:
             self._say("stack", "starting", f"starting in {self._home}")
+            for name in self._stores():
+                self._say(name, "starting", "starting")
             with available(self._settings) as addressed:
                 try:
                     self._run_dagster(addressed)
@@ -110,6 +112,7 @@ class Supervision:
         }
         self._environment = dagster.environment(addressed.model_copy(update=here))
         self._environment["DAGSTER_HOME"] = str(dagster.dagster_home(self._home))
+        dagster.prepare_schema(self._environment)
         write_addresses(self._home, {name: here[name] for name in ("ui_url", "code_location_port")})
         for service in self._services():
             self._start(service)

@@ -26,6 +26,7 @@ BEHAVIOUR = '''
 import ctypes, os, time
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.core.records import ParsedDocument
+from minirag_pipelines.ingest.parsers.programs import run
 
 def behave(content, kind, *, name, languages):
     """Does what the document says."""
@@ -42,6 +43,8 @@ def behave(content, kind, *, name, languages):
         hoard = []
         while True:
             hoard.append(bytearray(16 << 20))
+    if word.startswith("program "):
+        run(["/bin/sh", "-c", 'echo $$ > "$0"; exec sleep 600', word[8:]], what="It")
     if word == "refuse":
         raise DocumentUnreadable("encrypted", "It is sealed.")
     if word == "bug":
@@ -77,7 +80,7 @@ def jobs(*contents: str) -> list[ParseJob]:
 
 def outcomes(parsing: ParserPool, *contents: str) -> list[Outcome]:
     """What became of the documents, in the order they were given."""
-    found = dict((job.key, outcome) for job, outcome in parsing.parse_all(jobs(*contents)))
+    found = {job.key: outcome for job, outcome in parsing.parse_all(jobs(*contents))}
     return [found[number] for number in range(len(contents))]
 
 
@@ -117,6 +120,14 @@ def test_a_document_that_hangs_ends_at_the_time_limit_and_the_rest_goes_on(behav
     assert not any(outcome.permanent for outcome in found if isinstance(outcome, DocumentUnreadable))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a program with its parent")
+def test_a_program_that_hangs_ends_with_the_document_it_was_started_for(behave: Behave, tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    with pool(behave, timeout_s=1.0) as parsing:
+        assert [code(outcome) for outcome in outcomes(parsing, f"program {noted}")] == ["timeout"]
+    wait_until(lambda: not psutil.pid_exists(int(noted.read_text())))
+
+
 def test_a_crash_costs_its_own_document_only(behave: Behave) -> None:
     with pool(behave) as parsing:
         found = outcomes(parsing, "a", "exit", "b", "abort", "c")
@@ -137,8 +148,8 @@ def test_a_document_that_eats_memory_stops_at_the_limit_and_the_rest_goes_on(beh
 
 def test_a_document_that_no_worker_could_hold_is_not_sent_to_one(behave: Behave) -> None:
     with pool(behave, memory_mib=256) as parsing:
-        found = outcomes(parsing, "x" * (40 << 20), "b")
-    assert [code(outcome) for outcome in found] == ["out_of_memory", "b"]
+        found = outcomes(parsing, *["x" * (40 << 20)] * 5, "b")
+    assert [code(outcome) for outcome in found] == ["out_of_memory"] * 5 + ["b"]
 
 
 def test_what_a_parser_refuses_comes_back_as_it_was_said(behave: Behave) -> None:

@@ -205,7 +205,7 @@ def test_tab_separated_values_may_hold_commas() -> None:
 
 
 def workbook(sheets: dict[str, Sequence[Sequence[object]]]) -> bytes:
-    import openpyxl
+    import openpyxl  # type: ignore[import-untyped]  # ships no types
 
     book = openpyxl.Workbook()
     book.remove(book.active)
@@ -220,7 +220,7 @@ def workbook(sheets: dict[str, Sequence[Sequence[object]]]) -> bytes:
 
 def test_a_workbook_is_a_table_for_each_sheet_under_its_name() -> None:
     day = datetime.date(2024, 5, 1)
-    rows = [["Day", "Sum", "Paid"], [day, 0.1 + 0.2, True], [None, None, None], [None, 3, False]]
+    rows: list[list[object]] = [["Day", "Sum", "Paid"], [day, 0.1 + 0.2, True], [None, None, None], [None, 3, False]]
     document = parsed(workbook({"May": rows, "Empty": [], "June": [["x"], ["y"]]}), "xlsx")
     assert elements(document) == [
         ("title", 0, "May"),

@@ -226,6 +226,7 @@ def test_an_answer_as_json() -> None:
         "model": "test/scripted",
         "usage": {"requests": 1, "prompt_tokens": 10, "completion_tokens": 5, "cost_usd": None},
         "supported": True,
+        "latency_ms": {},
     }
 
 

@@ -241,6 +241,32 @@ def test_an_ordinary_user_runs_it_as_himself() -> None:
         shutil.rmtree(folder)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give capabilities up")
+def test_root_of_a_container_with_its_few_capabilities_runs_it_too(home: Path) -> None:
+    if not shutil.which("setpriv"):
+        pytest.skip("needs setpriv, to take capabilities away")
+    granted = "chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service net_raw sys_chroot mknod"
+    sets = ",".join(["-all", *(f"+{name}" for name in granted.split())])
+    program = (
+        "import sys, pathlib, psycopg; from minirag_pipelines.stack.postgres import Postgres\n"
+        "p = Postgres(pathlib.Path(sys.argv[1])); p.start(durable=False); c = psycopg.connect(p.admin_url)\n"
+        "print(c.execute('select 1').fetchone()[0], p.running(), p.stop(), p.running())"
+    )
+    command = ["setpriv", "--bounding-set", sets, "--inh-caps", sets, sys.executable, "-c", program, str(home)]
+    done = subprocess.run(command, text=True, capture_output=True, check=False, cwd=ROOT)
+    assert done.stdout.split() == ["1", "True", "True", "False"], done.stderr
+
+
+def test_a_server_that_a_killed_starter_left_is_adopted_whatever_was_written_down(postgres: Postgres) -> None:
+    started(postgres).close()
+    process, port = postgres.process(), postgres.port
+    memory = postgres.home / "postgres.json"
+    memory.write_text(memory.read_text().replace(str(port), "1"))
+    started(postgres).close()
+    assert postgres.process() == process
+    assert postgres.port == port
+
+
 def test_the_data_is_found_by_the_process_however_the_folder_is_called(postgres: Postgres, tmp_path: Path) -> None:
     started(postgres).close()
     link = tmp_path / "link"

@@ -81,7 +81,7 @@ class LocalFiles:
             except OSError as error:
                 if folder == self._root:
                     raise SourceUnreadable(self._root, _reason(error)) from error
-                yield Problem(file_uri(folder), f"The folder can't be listed: {_reason(error)}", incomplete=True)
+                yield Problem(file_uri(folder), f"A folder can't be listed: {_reason(error)}", incomplete=True)
                 continue
             for entry in entries:
                 if entry.name.startswith("."):

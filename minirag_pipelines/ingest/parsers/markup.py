@@ -45,7 +45,7 @@ def html_parsed(text: str) -> Parsed:
         root = html.document_fromstring(text.encode(), parser=parser)
     except etree.ParserError:  # nothing but comments and the like
         return Parsed([])
-    title = next((node.text_content() for node in root.iter("title")), None)
+    title = root.findtext(".//head/title")
     if root.find(".//body") is None:
         return Parsed([], title)
     etree.strip_elements(root, *_INVISIBLE, with_tail=False)

@@ -1,0 +1,213 @@
+"""The command as a process: what it prints, on which stream, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.fakes import OpenAIServer
+
+pytestmark = [pytest.mark.postgres, pytest.mark.chroma, pytest.mark.dagster]
+
+FERRY = "# Ferries\n\nThe night ferry to Norhaven leaves at 22:40 from pier four.\n"
+
+
+@dataclass
+class Command:
+    """`minirag` in a folder of its own, with the test's stores in its environment."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "minirag_pipelines.cli.main", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        stdout, stderr = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+    def json(self, *arguments: str, exits: int = 0) -> Any:
+        done = self.run(*arguments, "--json")
+        assert done.returncode == exits, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def minirag(tmp_path: Path, database_url: str, chroma_url: str, provider: OpenAIServer) -> Iterator[Command]:
+    environment = os.environ | {
+        "MINIRAG_HOME": str(tmp_path / "home"),
+        "MINIRAG_DATABASE_URL": database_url,
+        "MINIRAG_CHROMA_URL": chroma_url,
+        "COLUMNS": "200",
+    }
+    (tmp_path / "docs").mkdir()
+    yield Command(tmp_path, environment)
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        name = database_url.rsplit("/", 1)[1]
+        admin.execute(f"DROP DATABASE IF EXISTS {name}_dagster WITH (FORCE)")
+
+
+@pytest.fixture
+def acme(minirag: Command) -> Command:
+    (minirag.folder / "docs" / "ferry.md").write_text(FERRY)
+    assert minirag.run("tenant", "add", "acme", "--embedding-model", "openai/text-embedding-3-small").returncode == 0
+    assert minirag.run("source", "add", "acme", "files", "--name", "docs", "--path", "docs").returncode == 0
+    return minirag
+
+
+def test_the_main_job_from_the_command_line(acme: Command) -> None:
+    done = acme.json("sync", "acme")
+    assert done["status"] == "ok"
+    assert {name: done["sources"][name] for name in ("new", "changed", "renamed", "removed", "unchanged")} == {
+        "new": 1, "changed": 0, "renamed": 0, "removed": 0, "unchanged": 0,
+    }  # fmt: skip
+    assert done["documents"]["parsed"] == 1
+    assert done["embeddings"]["embedded"] == done["chunks"]["added"] == done["collection"]["chunks"] == 1
+    assert done["embeddings"]["cost_usd"] > 0
+    found = acme.json("search", "acme", "When does the night ferry leave?", "--top-k", "2")
+    assert (found["tenant"], found["generation"], len(found["hits"])) == ("acme", 1, 1)
+    hit = found["hits"][0]
+    assert set(hit) >= {
+        "rank", "score", "text", "document_id", "source", "uri", "also_in", "title", "headings", "page", "span",
+    }  # fmt: skip
+    answer = acme.json("ask", "acme", "When does the night ferry leave?")
+    assert set(answer) >= {"answer", "citations", "model", "usage", "seconds"}
+    assert "22:40" in answer["answer"]
+    assert answer["citations"][0]["document_id"] == hit["document_id"]
+    assert set(answer["citations"][0]) >= {"rank", "document_id", "uri", "page", "span", "quote"}
+    documents = acme.json("documents", "acme")
+    assert [(one["state"], one["source"], one["chunks"], one["bytes"]) for one in documents] == [
+        ("live", "docs", 1, len(FERRY))
+    ]
+    again = acme.json("sync", "acme")
+    assert (again["status"], again["sources"]["unchanged"], again["embeddings"]["embedded"]) == ("ok", 1, 0)
+
+
+def test_a_sync_with_a_bad_document_warns_and_says_why(acme: Command) -> None:
+    (acme.folder / "docs" / "broken.docx").write_bytes(b"no archive")
+    done = acme.json("sync", "acme")
+    assert (done["status"], done["documents"]["quarantined"]) == ("warning", 1)
+    quarantined = acme.json("documents", "acme", "--state", "quarantined")
+    assert len(quarantined) == 1
+    assert quarantined[0]["uri"].endswith("broken.docx")
+    assert quarantined[0]["reason"]
+
+
+def test_a_sync_that_fails_says_so_and_exits_with_1(acme: Command) -> None:
+    (acme.folder / "docs").rename(acme.folder / "away")
+    done = acme.json("sync", "acme", exits=1)
+    assert done["status"] == "failed"
+    assert "can't be listed" in done["error"]
+
+
+def test_a_killed_sync_does_not_block_its_tenant(acme: Command, provider: OpenAIServer) -> None:
+    provider.delay_s = 30
+    process = acme.start("sync", "acme")
+    deadline = time.monotonic() + 60
+    while provider.stats()["requests"] == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    provider.delay_s = 0
+    done = acme.json("sync", "acme")
+    assert done["status"] == "ok"
+    assert done["collection"]["documents"] == 1
+
+
+def test_tokens_and_bots(acme: Command) -> None:
+    issued = acme.json("token", "issue", "acme", "--name", "ci")
+    assert issued["token"].startswith("mr_")
+    listed = acme.run("token", "list", "acme", "--json").stdout
+    assert issued["token"] not in listed
+    assert acme.json("token", "revoke", "acme", "ci")["revoked_at"]
+    acme.json("bot", "add", "acme", "helper", "--model", "openai/gpt-4o-mini", "--top-k", "3")
+    assert [bot["name"] for bot in acme.json("bot", "list", "acme")] == ["helper"]
+    acme.json("sync", "acme")
+    answer = acme.json("ask", "acme", "When does the night ferry leave?", "--bot", "helper")
+    assert answer["model"].endswith("gpt-4o-mini")
+    assert answer["citations"]
+
+
+def test_a_removed_source_takes_its_documents_with_it(acme: Command) -> None:
+    acme.json("sync", "acme")
+    assert acme.json("source", "remove", "acme", "docs")["documents_removed"] == 1
+    assert acme.json("search", "acme", "night ferry")["hits"] == []
+    assert acme.json("source", "list", "acme") == []
+
+
+def test_settings_of_a_tenant_can_be_changed(acme: Command) -> None:
+    changed = acme.json("tenant", "set", "acme", "--chunk-tokens", "200", "--chunk-overlap", "20", "--name", "Acme Ltd")
+    assert (changed["chunk_tokens"], changed["chunk_overlap"], changed["name"]) == (200, 20, "Acme Ltd")
+    assert acme.json("tenant", "show", "acme")["chunk_tokens"] == 200
+    assert [one["tenant_id"] for one in acme.json("tenant", "list")] == ["acme"]
+
+
+def test_status_names_services_and_tenants(acme: Command) -> None:
+    status = acme.json("status", "acme")
+    assert set(status) >= {"ui_url", "api_url", "services", "tenants"}
+    assert all(set(service) == {"name", "state", "pid", "log"} for service in status["services"])
+    assert [tenant["tenant_id"] for tenant in status["tenants"]] == ["acme"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["sync", "nobody"], 1, "nobody"),
+        (["search", "nobody", "question"], 1, "nobody"),
+        (["tenant", "add", "No Id"], 2, "No Id"),
+        (["tenant", "add", "acme", "--chunk-tokens", "100000"], 2, "chunk-tokens"),
+        (["tenant", "add", "acme", "--embedding-model", "local/none"], 1, "local/all-MiniLM-L6-v2"),
+        (["documents", "acme", "--state", "odd"], 2, "odd"),
+        (["no-such-command"], 2, "no-such-command"),
+        (["tenant"], 2, ""),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_an_exit_code(
+    minirag: Command, arguments: list[str], exit_code: int, words: str
+) -> None:
+    done = minirag.run(*arguments)
+    assert done.returncode == exit_code, done.stderr
+    assert words in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_missing_path_and_an_odd_kind_are_refused_when_the_source_is_added(acme: Command) -> None:
+    for arguments, words in (
+        (["files", "--path", "/no/such/folder"], "/no/such/folder"),
+        (["files"], "path"),
+        (["carrier-pigeon", "--path", "docs"], "carrier-pigeon"),
+        (["files", "--path", "s3x://bucket/x"], "s3x"),
+    ):
+        done = acme.run("source", "add", "acme", arguments[0], "--name", "other", *arguments[1:])
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_unreachable_server_is_said_without_its_password(minirag: Command) -> None:
+    minirag.environment["MINIRAG_DATABASE_URL"] = "postgresql://user:hunter2@127.0.0.1:1/minirag"
+    done = minirag.run("tenant", "list")
+    assert done.returncode == 1
+    assert "127.0.0.1:1" in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in minirag.run("tenant", "list", "--debug").stderr

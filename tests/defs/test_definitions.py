@@ -1,0 +1,170 @@
+"""What Dagster sees, materialised on a real instance with its storage in PostgreSQL."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+
+from minirag_pipelines.definitions import defs
+from minirag_pipelines.defs.partitions import partition_changes, tenants
+from minirag_pipelines.defs.resources import Stores
+from minirag_pipelines.defs.sensors import tenants_sensor
+from tests.workbench import Workbench
+
+pytestmark = [pytest.mark.postgres, pytest.mark.chroma, pytest.mark.dagster]
+
+ASSETS = ["sources", "documents", "chunks", "embeddings", "collection"]
+
+
+@pytest.fixture
+def instance(new_database: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    url = new_database.replace("postgresql://", "postgresql+psycopg2://")
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with dg.instance_for_test(
+        temp_dir=str(home), overrides={"storage": {"postgres": {"postgres_url": url}}, "telemetry": {"enabled": False}}
+    ) as made:
+        yield made
+
+
+def sync(
+    instance: dg.DagsterInstance, tenant_id: str, *, raise_on_error: bool = True, **config: bool
+) -> dg.JobExecutionResult:
+    instance.add_dynamic_partitions("tenants", [tenant_id])
+    return dg.execute_job(  # type: ignore[return-value]
+        dg.reconstructable(resolved_sync),
+        instance=instance,
+        run_config={"ops": {"sources": {"config": config}}},
+        tags={"dagster/partition": tenant_id},
+        raise_on_error=raise_on_error,
+    )
+
+
+def resolved_sync() -> dg.JobDefinition:
+    return defs.resolve_job_def("sync")
+
+
+def metadata(instance: dg.DagsterInstance, asset: str) -> dict[str, object]:
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
+def test_the_lineage_is_the_five_assets_in_their_order() -> None:
+    graph = defs.resolve_asset_graph()
+    parents = {
+        key.to_user_string(): [p.to_user_string() for p in graph.get(key).parent_keys]
+        for key in graph.get_all_asset_keys()
+    }
+    assert parents == {asset: ASSETS[max(place - 1, 0) : place] for place, asset in enumerate(ASSETS)}
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.group_name == "index"
+        assert node.partitions_def == tenants
+        assert node.description
+        assert node.owners
+        assert node.kinds
+
+
+def test_a_sync_materialises_all_five_for_its_tenant(
+    workbench: Workbench, instance: dg.DagsterInstance, environment: None
+) -> None:
+    workbench.write("ferry.txt", "The night ferry leaves at 22:40.\n")
+    result = sync(instance, "acme")
+    assert result.success
+    assert metadata(instance, "sources")["new"] == 1
+    assert metadata(instance, "documents")["parsed"] == 1
+    assert metadata(instance, "chunks")["added"] == 1
+    assert metadata(instance, "embeddings")["embedded"] == 1
+    assert metadata(instance, "collection")["documents"] == 1
+    for asset in ASSETS:
+        assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {"acme"}
+    assert workbench.search("night ferry").hits
+
+
+def test_an_error_of_ours_is_one_sentence_in_dagster(
+    workbench: Workbench, instance: dg.DagsterInstance, environment: None
+) -> None:
+    workbench.folder.rmdir()
+    result = sync(instance, "acme", raise_on_error=False)
+    assert not result.success
+    failure = next(event for event in result.all_events if event.is_step_failure).step_failure_data
+    assert failure.user_failure_data is not None
+    assert failure.user_failure_data.description == "Source 'docs' can't be listed: No such file or directory."
+    workbench.folder.mkdir()
+
+
+def test_two_runs_of_a_tenant_never_interleave(
+    workbench: Workbench, instance: dg.DagsterInstance, environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minirag_pipelines.defs.resources.WAIT_S", 0.0)
+    with workbench.writer():
+        result = sync(instance, "acme", raise_on_error=False)
+    assert not result.success
+
+
+def test_dagsters_database_holds_no_content(
+    workbench: Workbench, instance: dg.DagsterInstance, environment: None, new_database: str
+) -> None:
+    marker = f"marker{uuid.uuid4().hex}"
+    workbench.write(f"{marker}.txt", f"The {marker} leaves at 22:40.\n")
+    workbench.write(f"{marker}.docx", b"no archive")
+    sync(instance, "acme")
+    with psycopg.connect(new_database) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        for (table,) in tables:
+            found = connection.execute(
+                f"SELECT count(*) FROM {table} t WHERE t::text LIKE %s", [f"%{marker}%"]
+            ).fetchone()
+            assert found == (0,), table
+
+
+@pytest.mark.parametrize(
+    ("catalogued", "registered", "in_flight", "add", "remove"),
+    [
+        ([], [], [], [], []),
+        (["b", "a"], [], [], ["a", "b"], []),
+        (["a"], ["a", "gone"], [], [], ["gone"]),
+        (["a"], ["a", "busy"], ["busy"], [], []),
+        (["new"], ["old"], ["other"], ["new"], ["old"]),
+    ],
+)
+def test_partitions_become_equal_to_the_catalog(
+    catalogued: list[str], registered: list[str], in_flight: list[str], add: list[str], remove: list[str]
+) -> None:
+    changes = partition_changes(catalogued, registered, in_flight)
+    assert (changes.add, changes.remove) == (add, remove)
+
+
+def evaluate(instance: dg.DagsterInstance) -> dg.SensorResult | dg.SkipReason:
+    context = dg.build_sensor_context(instance=instance, resources={"stores": Stores()})
+    return tenants_sensor(context)  # type: ignore[return-value]
+
+
+def test_the_sensor_registers_tenants(workbench: Workbench, instance: dg.DagsterInstance, environment: None) -> None:
+    result = evaluate(instance)
+    assert isinstance(result, dg.SensorResult)
+    requests = result.dynamic_partitions_requests
+    assert requests is not None
+    assert [request.partition_keys for request in requests] == [["acme"]]
+    instance.add_dynamic_partitions("tenants", ["acme"])
+    assert isinstance(evaluate(instance), dg.SkipReason)
+
+
+def test_a_failed_catalog_read_touches_no_partition(
+    instance: dg.DagsterInstance, environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minirag_pipelines.core.settings import settings
+
+    monkeypatch.setenv("MINIRAG_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    settings.cache_clear()
+    instance.add_dynamic_partitions("tenants", ["acme"])
+    skipped = evaluate(instance)
+    assert isinstance(skipped, dg.SkipReason)
+    assert "no partition is touched" in (skipped.skip_message or "")
