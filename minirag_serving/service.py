@@ -19,8 +19,8 @@ from minirag_pipelines.core import catalog
 from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.database import Database
 from minirag_pipelines.core.errors import InvalidInput
-from minirag_pipelines.core.providers.models import ChatModel, Embedder, Turn
-from minirag_pipelines.core.providers.registry import LOCAL_CHAT_MODEL, chat_model, embedder
+from minirag_pipelines.core.providers.models import LOCAL_CHAT_MODEL, ChatModel, Embedder, Turn
+from minirag_pipelines.core.providers.registry import chat_model, embedder
 from minirag_pipelines.core.records import AuthContext, Bot, Generation
 from minirag_pipelines.core.settings import Settings, settings
 from minirag_pipelines.core.vector_store import VectorStore

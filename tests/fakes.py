@@ -40,7 +40,7 @@ Flaw = Literal[
 WORD = re.compile(r"\w+")
 TOKEN = re.compile(r"\w+|[^\w\s]")
 PASSAGE = re.compile(r"<passage\b[^\n]*>\n(.*?)\n</passage>", re.DOTALL)
-NOTHING_FOUND = "I can't find an answer to this in the documents."
+NOTHING_FOUND = "Nothing in this collection answers the question."
 COMMON_WORDS = frozenset(
     WORD.findall(
         "a an and are as at be by do does for from has have how i in is it its of on or that the this to was what when "

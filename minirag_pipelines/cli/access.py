@@ -12,7 +12,8 @@ from minirag_pipelines.cli.session import session
 from minirag_pipelines.cli.tenants import TenantId
 from minirag_pipelines.core.catalog import SCOPES, Catalog
 from minirag_pipelines.core.errors import InvalidInput
-from minirag_pipelines.core.providers.registry import LOCAL_CHAT_MODEL, chat_model
+from minirag_pipelines.core.providers.models import LOCAL_CHAT_MODEL
+from minirag_pipelines.core.providers.registry import chat_model
 from minirag_pipelines.core.records import Bot, Token
 
 tokens = typer.Typer(no_args_is_help=True, help="Tokens: what a caller shows to ask for a tenant.")

@@ -23,7 +23,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help=f"{LOCAL_EMBEDDING_MODEL} (no key, no network), or any LiteLLM model such as openai/text-embedding-3-small.",
+        help=f"{LOCAL_EMBEDDING_MODEL} (no key, no network), or LiteLLM's name of one: openai/text-embedding-3-small.",
     ),
 ]
 Tokens = Annotated[int | None, typer.Option(metavar="N", help="The longest chunk, in tokens of the embedding model.")]

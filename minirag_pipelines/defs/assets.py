@@ -70,7 +70,7 @@ def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.Materiali
     from minirag_pipelines.ingest.reading import read_pending
 
     chosen = stores.settings
-    languages = chosen.languages.split(",")
+    languages = [language.strip() for language in chosen.languages.split(",")]
     pool = partial(
         ParserPool,
         workers=chosen.parse_workers,

@@ -4,9 +4,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from minirag_pipelines.core.providers.extractive import MOST_EMBEDDED, NOTHING, Extractive, candidates
+from minirag_pipelines.core.providers.extractive import MOST_EMBEDDED, Extractive, candidates
 from minirag_pipelines.core.providers.minilm import MiniLM
-from minirag_pipelines.core.providers.models import ChatModel, Embedded, Passage, Purpose, Question, Reply
+from minirag_pipelines.core.providers.models import (
+    NOTHING_FOUND,
+    ChatModel,
+    Embedded,
+    Passage,
+    Purpose,
+    Question,
+    Reply,
+)
 
 REFUNDS = Passage(
     1,
@@ -39,7 +47,7 @@ def test_it_quotes_the_sentence_that_answers_with_the_mark_of_its_passage(model:
 def test_it_says_so_when_nothing_answers(model: ChatModel) -> None:
     for passages in ((REFUNDS, SHIPPING, OFFICES), (), (Passage(1, ""),), (Passage(1, "#\n\n—"),)):
         reply = ask(model, "Who painted the ceiling of the Sistine Chapel?", *passages)
-        assert reply.text == NOTHING
+        assert reply.text == NOTHING_FOUND
         assert not reply.supported
 
 

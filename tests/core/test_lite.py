@@ -23,9 +23,9 @@ from minirag_pipelines.core.errors import (
 )
 from minirag_pipelines.core.providers import lite
 from minirag_pipelines.core.providers.lite import Retries, redacted, translated
-from minirag_pipelines.core.providers.lite_chat import NOTHING_FOUND, LiteChat, fenced, messages, says_nothing_found
+from minirag_pipelines.core.providers.lite_chat import LiteChat, fenced, messages, says_nothing_found
 from minirag_pipelines.core.providers.lite_embedder import LiteEmbedder, instruction_for
-from minirag_pipelines.core.providers.models import Passage, Question, Reply, Turn
+from minirag_pipelines.core.providers.models import NOTHING_FOUND, Passage, Question, Reply, Turn
 from tests.fakes import OpenAIServer
 
 KEY = "sk-marker-3f9a77c1d2e8"

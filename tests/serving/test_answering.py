@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirag_pipelines.core.providers.lite_chat import NOTHING_FOUND, LiteChat
-from minirag_pipelines.core.providers.models import Question, Reply, Turn, Usage
+from minirag_pipelines.core.providers.lite_chat import LiteChat
+from minirag_pipelines.core.providers.models import NOTHING_FOUND, Question, Reply, Turn, Usage
 from minirag_serving.answering import Marks, answer, claims, quote, stream
 from minirag_serving.records import Answer, Hit, SearchResult
 from tests.fakes import OpenAIServer

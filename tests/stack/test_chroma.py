@@ -12,6 +12,7 @@ import pytest
 from minirag_pipelines.core.errors import StackFailed
 from minirag_pipelines.stack import chroma as module
 from minirag_pipelines.stack.chroma import ChromaServer
+from minirag_pipelines.stack.processes import free_port
 
 pytestmark = pytest.mark.stack
 
@@ -78,7 +79,6 @@ def test_a_port_that_is_taken_between_the_look_and_the_start_is_exchanged(
         taken.listen()
         port = taken.getsockname()[1]
         answers = iter([port])
-        free_port = module.free_port
         monkeypatch.setattr(module, "free_port", lambda *a, **k: next(answers, None) or free_port(*a, **k))
         chroma.start()
         assert chroma.port != port

@@ -26,7 +26,7 @@ def instance(tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch)
 
 def started(instance: dg.DagsterInstance, tenant: str | None = "acme") -> dg.DagsterRun:
     tags = {"dagster/partition": tenant} if tenant else {}
-    run = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTING, tags=tags)
+    run: dg.DagsterRun = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTING, tags=tags)
     event = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=run.job_name)
     instance.report_dagster_event(event, run.run_id)
     return run

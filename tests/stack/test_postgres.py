@@ -15,6 +15,7 @@ import pytest
 
 from minirag_pipelines.core.errors import StackFailed
 from minirag_pipelines.stack import postgres as module
+from minirag_pipelines.stack import unprivileged
 from minirag_pipelines.stack.postgres import Postgres
 from minirag_pipelines.stack.processes import ProcessId, free_port
 
@@ -202,7 +203,7 @@ def test_root_runs_it_as_another_account_in_a_folder_closed_to_others_without_op
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_where_everybody_can_pass_root_gives_it_no_capability(tmp_path: Path) -> None:
-    open_folder = Path(shutil.os.environ.get("TMPDIR", "/tmp")) / f"minirag-test-{os.getpid()}"  # noqa: S108 - pytest's own are closed
+    open_folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"minirag-test-{os.getpid()}"  # noqa: S108 - pytest's own are closed
     open_folder.mkdir(mode=0o755)
     postgres = Postgres(open_folder)
     try:
@@ -295,7 +296,7 @@ def test_the_launcher_of_root_says_what_stands_in_the_way(tmp_path: Path) -> Non
     (closed / "data").mkdir(parents=True)
     closed.chmod(0o700)
     drop = ["setpriv", "--bounding-set", "-dac_read_search,-dac_override", "--inh-caps", "-all"]
-    launcher = [sys.executable, "-I", "-S", module.unprivileged.__file__, "65534", "65534"]
+    launcher = [sys.executable, "-I", "-S", str(unprivileged.__file__), "65534", "65534"]
     command = [*drop, *launcher, str(closed / "data"), "/bin/true"]
     done = subprocess.run(command, text=True, capture_output=True, check=False, cwd="/")
     if "Permission denied" in done.stderr:

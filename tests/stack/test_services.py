@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # it comes with Dagster, its types do not
 from pydantic import SecretStr
 
 from minirag_pipelines.core.settings import Settings

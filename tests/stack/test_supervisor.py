@@ -19,8 +19,9 @@ from minirag_pipelines.stack.chroma import ChromaServer
 from minirag_pipelines.stack.embedded import available
 from minirag_pipelines.stack.postgres import Postgres
 from minirag_pipelines.stack.processes import ProcessId, wait_until
+from minirag_pipelines.stack.records import StackState
 from minirag_pipelines.stack.services import ailing
-from minirag_pipelines.stack.supervisor import AlreadyUp, StackState, start_detached, state, stop
+from minirag_pipelines.stack.supervisor import AlreadyUp, start_detached, state, stop
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirag_pipelines.core.providers.models import Embedder, Passage, Question, Reply, Usage
+from minirag_pipelines.core.providers.models import (
+    LOCAL_CHAT_MODEL,
+    NOTHING_FOUND,
+    Embedder,
+    Passage,
+    Question,
+    Reply,
+    Usage,
+)
 from minirag_pipelines.core.providers.tokenizers import sentences
-
-LOCAL_CHAT_MODEL = "local/extractive"
-NOTHING = "Nothing in this collection answers the question."
 
 # An embedding of a sentence takes some 4 ms on two cores: this keeps an answer well under half a second.
 MOST_EMBEDDED = 40
@@ -93,8 +98,8 @@ class Extractive:
             pieces.append(("\n\n" if number else "") + f"{candidate.quote} {mark}")
             yield pieces[-1]
         if not pieces:
-            pieces = [NOTHING]
-            yield NOTHING
+            pieces = [NOTHING_FOUND]
+            yield NOTHING_FOUND
         yield Reply("".join(pieces), bool(quoted), self.model, usage)
 
     def scored(self, question: Question) -> tuple[list[Scored], Usage]:

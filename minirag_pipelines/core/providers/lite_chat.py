@@ -8,9 +8,7 @@ from typing import Any
 
 from minirag_pipelines.core.errors import ContentRefused, InvalidInput, ProviderUnavailable
 from minirag_pipelines.core.providers.lite import Connection, Retries
-from minirag_pipelines.core.providers.models import Passage, Question, Reply, Usage
-
-NOTHING_FOUND = "I can't find an answer to this in the documents."
+from minirag_pipelines.core.providers.models import NOTHING_FOUND, Passage, Question, Reply, Usage
 
 RULES = f"""\
 Answer the last question from the passages that come with it, and from nothing else.

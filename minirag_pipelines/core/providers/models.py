@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 Purpose = Literal["document", "query"]
 
+LOCAL_CHAT_MODEL = "local/extractive"
+
+# What every chat model says when no passage answers the question.
+NOTHING_FOUND = "Nothing in this collection answers the question."
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

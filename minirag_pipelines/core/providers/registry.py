@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from minirag_pipelines.core.errors import ModelUnknown
-from minirag_pipelines.core.providers.models import ChatModel, Embedder
+from minirag_pipelines.core.providers.models import LOCAL_CHAT_MODEL, ChatModel, Embedder
 from minirag_pipelines.core.providers.tokenizers import LOCAL_EMBEDDING_MODEL
-
-LOCAL_CHAT_MODEL = "local/extractive"
 
 # `gpt-4o-mini`, `ollama/nomic-embed-text:v1.5`, `hosted_vllm/BAAI/bge-m3`, `vertex_ai/text-embedding@005`
 MODEL = re.compile(r"[A-Za-z0-9][\w.:@+-]*(?:/[\w.:@+-]+)*")
