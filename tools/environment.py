@@ -71,32 +71,34 @@ def install() -> None:
         with tempfile.TemporaryDirectory() as folder:
             only_uv = Path(folder) / "uv.txt"
             only_uv.write_text(locked("uv"))
-            pip("install", "--quiet", "--require-hashes", "--no-deps", "--requirement", str(only_uv))
+            pip("install", "--require-hashes", "--no-deps", "--requirement", str(only_uv))
         uv("pip", "sync", "--require-hashes", "--compile-bytecode", LOCK.name)
         uv("pip", "install", *project)
     except (OSError, subprocess.CalledProcessError):
         print("uv could not do it; pip does the same, which takes longer.", flush=True)
-        pip("install", "--quiet", "--require-hashes", "--requirement", LOCK.name)
-        pip("install", "--quiet", *project)
+        # --no-deps: the lock is complete, and pip takes a dependency on `name[extra]` for one without a hash.
+        pip("install", "--require-hashes", "--no-deps", "--requirement", LOCK.name)
+        pip("install", *project)
         subprocess.run([PYTHON, "-m", "compileall", "-q", "-j", "0", str(FOLDER)], check=False)
 
 
 def locked(name: str) -> str:
     """The lines of the lock that are about one package."""
-    found = re.search(rf"^{name}==.*(?:\\\n.*)*", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found = re.search(rf"^{name}==.*(?:\n +--hash.*)*", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if found is None:
         raise OSError(f"{LOCK.name} does not name {name}")
     return found[0] + "\n"
 
 
 def pip(*arguments: str) -> None:
-    """Run the environment's pip. Raises CalledProcessError."""
-    subprocess.run([PYTHON, "-m", "pip", *arguments], check=True, cwd=ROOT, env=own_environment())
+    """Run the environment's pip, which speaks of nothing but errors. Raises CalledProcessError."""
+    subprocess.run([PYTHON, "-m", "pip", "-qq", *arguments], check=True, cwd=ROOT, env=own_environment())
 
 
 def uv(*arguments: str) -> None:
-    """Run the environment's uv. Raises CalledProcessError."""
-    subprocess.run([BIN / "uv", *arguments], check=True, cwd=ROOT, env=uv_environment())
+    """Run the environment's uv, which shows its progress on a terminal only. Raises CalledProcessError."""
+    quiet = [] if sys.stderr.isatty() else ["--quiet"]
+    subprocess.run([BIN / "uv", *quiet, *arguments], check=True, cwd=ROOT, env=uv_environment())
 
 
 def own_environment() -> dict[str, str]:

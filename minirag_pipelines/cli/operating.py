@@ -14,7 +14,7 @@ from rich.text import Text
 from minirag_pipelines.cli.output import AsJson, err, out, print_json, print_table, progress
 from minirag_pipelines.cli.session import session
 from minirag_pipelines.core.catalog import Catalog, tenant_ids
-from minirag_pipelines.core.errors import MiniRAGError
+from minirag_pipelines.core.errors import AlreadyUp, MiniRAGError
 from minirag_pipelines.core.records import checked_tenant_id
 from minirag_pipelines.core.settings import Settings, settings
 
@@ -41,7 +41,7 @@ def up(
             err.print(Text.assemble((f"{event.service:<14}", "bold"), event.text))
 
         supervisor.run(chosen, say)
-    except supervisor.AlreadyUp as error:
+    except AlreadyUp as error:
         out.print(str(error), markup=False)
 
 

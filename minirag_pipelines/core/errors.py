@@ -12,6 +12,7 @@
     ├── SchemaOutdated          the database is not at this version's schema
     ├── CollectionMismatch      Chroma holds something else under this name than Postgres says
     ├── StackFailed             a service of the embedded stack did not come up
+    ├── AlreadyUp               the stack of this home runs
     ├── ModelUnknown            a model string nobody answers to, or its package is not installed
     ├── ProviderRefused         the provider will not take this request; a rerun changes nothing
     │   └── ContentRefused      because of what is in it: the next text may be taken
@@ -122,6 +123,13 @@ class StackFailed(MiniRAGError):
         self.service = service
         self.reason = reason
         self.log = log
+
+
+class AlreadyUp(MiniRAGError):
+    def __init__(self, pid: int | None, ui_url: str | None) -> None:
+        super().__init__("The stack is up already" + (f": {ui_url}" if ui_url else "."))
+        self.pid = pid
+        self.ui_url = ui_url
 
 
 class ModelUnknown(MiniRAGError):

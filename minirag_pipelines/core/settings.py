@@ -74,6 +74,9 @@ class Settings(BaseSettings):
             found = json.loads((self.home / ADDRESSES_FILE).read_text())
         except (OSError, ValueError):
             return self
+        if self.database_url is not None:
+            # Logins of the embedded server are of no use beside another one.
+            found = {name: value for name, value in found.items() if not name.endswith("database_url")}
         missing: dict[str, Any] = {name: value for name, value in found.items() if getattr(self, name, 0) is None}
         return Settings(**(self.model_dump() | missing))
 

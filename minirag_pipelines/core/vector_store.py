@@ -6,13 +6,18 @@ them here too, for other readers.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -95,6 +100,7 @@ class VectorStore:
             raise InvalidInput("MINIRAG_CHROMA_URL", "is not an address like http://host:8000.")
         self.address = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 8000)}"
         self._parts = parts
+        self._url = url.rstrip("/")
         self._collections: dict[str, Collection] = {}
 
     @cached_property
@@ -134,6 +140,26 @@ class VectorStore:
             raw = self._client.get_collection(generation.collection, embedding_function=None)
         return self._opened(raw, generation)
 
+    def count(self, generation: Generation) -> int:
+        """How many vectors the generation's collection holds, asked without loading chromadb, which takes a second."""
+        if generation.collection in self._collections:
+            return self._collections[generation.collection].count()
+        collections = "/api/v2/tenants/default_tenant/databases/default_database/collections"
+        found = self._ask(f"{collections}/{generation.collection}", generation.collection)
+        return int(self._ask(f"{collections}/{found['id']}/count", generation.collection))
+
+    def _ask(self, path: str, collection: str) -> Any:
+        try:
+            with urlopen(f"{self._url}{path}", timeout=30) as reply:  # noqa: S310 - the constructor checked the scheme
+                return json.load(reply)
+        except HTTPError as error:
+            error.close()
+            if error.code == HTTPStatus.NOT_FOUND:
+                raise _missing(collection) from error
+            raise VectorStoreUnavailable(self.address, f"it answered {error.code}.") from error
+        except (OSError, ValueError, HTTPException) as error:
+            raise VectorStoreUnavailable(self.address, f"{type(error).__name__}: {error}") from error
+
     def drop(self, generation: Generation) -> None:
         """Delete the generation's collection; an absent one is no error."""
         from chromadb.errors import NotFoundError
@@ -164,6 +190,10 @@ class VectorStore:
         return collection
 
 
+def _missing(collection: str) -> CollectionMismatch:
+    return CollectionMismatch(collection, "is not in Chroma; reconcile the tenant to rebuild it.")
+
+
 @contextmanager
 def _translated(address: str, collection: str | None) -> Iterator[None]:
     import httpx
@@ -172,7 +202,7 @@ def _translated(address: str, collection: str | None) -> Iterator[None]:
     try:
         yield
     except NotFoundError as error:
-        raise CollectionMismatch(collection or "?", "is not in Chroma; reconcile the tenant to rebuild it.") from error
+        raise _missing(collection or "?") from error
     except ChromaError as error:
         if error.code() >= 500 or error.code() == 429:
             raise VectorStoreUnavailable(address, str(error).splitlines()[0][:300]) from error

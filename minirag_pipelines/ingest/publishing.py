@@ -188,7 +188,7 @@ def _check_count(writer: Writer, vectors: VectorStore, live: Generation) -> None
     """Chroma must hold as many vectors as PostgreSQL says: 5 ms that find a lost collection."""
     with writer.reading() as transaction:
         sending = transaction.one(SQL["sending"], generation=live.number)
-    found = vectors.collection(live).count()
+    found = vectors.count(live)
     if not live.texts <= found <= live.texts + sending.texts:
         raise CollectionMismatch(
             live.collection, f"Chroma holds {found:,} vectors and PostgreSQL says {live.texts:,}; reconcile the tenant."

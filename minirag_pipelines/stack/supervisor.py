@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from minirag_pipelines.core.errors import MiniRAGError, StackFailed
+from minirag_pipelines.core.errors import AlreadyUp, MiniRAGError, StackFailed
 from minirag_pipelines.core.settings import ADDRESSES_FILE, Settings
 from minirag_pipelines.core.settings import settings as process_settings
 from minirag_pipelines.stack import services as dagster
@@ -22,13 +22,6 @@ from minirag_pipelines.stack.records import ServicePhase, ServiceState, StackRec
 from minirag_pipelines.stack.supervision import READY_TIMEOUT_S, Event, OnEvent, Supervision
 
 LOCK_FILE = "supervisor.lock"
-
-
-class AlreadyUp(MiniRAGError):
-    def __init__(self, pid: int | None, ui_url: str | None) -> None:
-        super().__init__("The stack is up already" + (f": {ui_url}" if ui_url else "."))
-        self.pid = pid
-        self.ui_url = ui_url
 
 
 def run(settings: Settings, on_event: OnEvent, *, definitions: str = dagster.DEFINITIONS) -> None:

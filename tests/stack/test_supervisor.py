@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from minirag_pipelines.core.errors import StackFailed
+from minirag_pipelines.core.errors import AlreadyUp, StackFailed
 from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.stack.chroma import ChromaServer
 from minirag_pipelines.stack.embedded import available
@@ -21,7 +21,7 @@ from minirag_pipelines.stack.postgres import Postgres
 from minirag_pipelines.stack.processes import ProcessId, wait_until
 from minirag_pipelines.stack.records import StackState
 from minirag_pipelines.stack.services import ailing
-from minirag_pipelines.stack.supervisor import AlreadyUp, start_detached, state, stop
+from minirag_pipelines.stack.supervisor import start_detached, state, stop
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

@@ -1,0 +1,129 @@
+"""The five stages in this process, without Dagster and its processes: what the stages themselves take."""
+
+from __future__ import annotations
+
+import cProfile
+import io
+import pstats
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from minirag_pipelines.core.catalog import Catalog
+from minirag_pipelines.core.database import Database, Writer
+from minirag_pipelines.core.providers.registry import embedder
+from minirag_pipelines.core.providers.tokenizers import tokenizer_for
+from minirag_pipelines.core.records import ChunkerSettings, Generation, Source, Tenant
+from minirag_pipelines.core.schema import migrate
+from minirag_pipelines.core.settings import Settings
+from minirag_pipelines.core.vector_store import VectorStore
+from minirag_pipelines.ingest.connectors.kinds import checked_config
+from minirag_pipelines.ingest.cutting import cut_pending
+from minirag_pipelines.ingest.embedding import embed_pending
+from minirag_pipelines.ingest.generating import current_generations, target_generations
+from minirag_pipelines.ingest.listing import list_sources
+from minirag_pipelines.ingest.parser_pool import ParserPool
+from minirag_pipelines.ingest.publishing import publish_pending
+from minirag_pipelines.ingest.reading import read_pending
+from minirag_pipelines.stack.embedded import available
+
+_MOST_LINES = 30
+
+
+@dataclass
+class Stages:
+    """A tenant's stages, as the assets run them. `profiles` is each stage's profile, when asked for."""
+
+    database: Database
+    vectors: VectorStore
+    settings: Settings
+    tenant: Tenant
+    sources: list[Source]
+    profiles: dict[str, cProfile.Profile] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def sync(self) -> dict[str, float]:
+        """Seconds by stage."""
+        self.seconds = {}
+        with self.database.writer(self.tenant.tenant_id, str(uuid.uuid4())) as writer:
+            for stage in (self._list, self._read, self._cut, self._embed, self._publish):
+                self._time(stage, writer)
+        return self.seconds
+
+    def _time(self, stage: Callable[[Writer], Any], writer: Writer) -> None:
+        name = stage.__name__.removeprefix("_")
+        began = time.perf_counter()
+        if self.profiles is None:
+            stage(writer)
+        else:
+            self.profiles.setdefault(name, cProfile.Profile()).runcall(stage, writer)
+        self.seconds[name] = time.perf_counter() - began
+
+    def _list(self, writer: Writer) -> None:
+        list_sources(writer, self.sources, max_bytes=self.settings.max_document_mib * 2**20)
+
+    def _read(self, writer: Writer) -> None:
+        languages = self.settings.languages.split(",")
+        pool = partial(
+            ParserPool,
+            workers=self.settings.parse_workers,
+            timeout_s=self.settings.parse_timeout_s,
+            memory_mib=self.settings.parse_memory_mib,
+            languages=languages,
+        )
+        most = self.settings.max_document_mib * 2**20
+        read_pending(writer, self.sources, pool, languages=languages, max_bytes=most)
+
+    def _cut(self, writer: Writer) -> None:
+        targets = target_generations(writer, self.tenant, self.vectors, lambda: embedder(self.tenant.embedding_model))
+        for generation in targets.each():
+            cut_pending(writer, generation, targets.live, tokenizer_for(generation.embedding_model))
+
+    def _embed(self, writer: Writer) -> None:
+        targets = current_generations(writer)
+        for generation in targets.each():
+            collection = partial(self.vectors.create, generation)
+            embed_pending(writer, generation, targets.live, partial(_embedder_of, generation), collection)
+
+    def _publish(self, writer: Writer) -> None:
+        publish_pending(writer, self.vectors, retire_after_s=self.settings.retire_after_s)
+
+    def hottest(self) -> str:
+        """Where each stage's time went, by cumulative time; libraries' imports are in it when they happen there."""
+        shown = io.StringIO()
+        for name, profile in (self.profiles or {}).items():
+            print(f"\n{name}", file=shown)
+            pstats.Stats(profile, stream=shown).strip_dirs().sort_stats("cumulative").print_stats(_MOST_LINES)
+        return shown.getvalue()
+
+
+def _embedder_of(generation: Generation) -> Any:
+    return embedder(generation.embedding_model, dimension=generation.dimension)
+
+
+def syncs_in_process(
+    home: Path, folder: Path, model: str, tokens: int, *, profiled: bool, changes: dict[str, Callable[[], object]]
+) -> tuple[dict[str, dict[str, float]], str]:
+    """Seconds by stage of a sync after each of the changes, in order, and the profile of the last of them."""
+    with available(Settings(home=home)) as chosen:
+        assert chosen.admin_database_url is not None
+        assert chosen.database_url is not None
+        migrate(chosen.admin_database_url.get_secret_value())
+        with Database(chosen.database_url.get_secret_value()) as database:
+            with database.transaction("stages") as transaction:
+                catalog = Catalog(transaction)
+                tenant = catalog.add_tenant(name=None, embedding_model=model, chunker=ChunkerSettings(tokens))
+                catalog.add_source("docs", "files", checked_config("files", {"path": str(folder)}))
+                sources = catalog.sources()
+            stages = Stages(database, VectorStore(chosen.chroma_url or ""), chosen, tenant, sources)
+            seconds, profiles = {}, []
+            for name, change in changes.items():
+                change()
+                stages.profiles = {} if profiled else None
+                seconds[name] = stages.sync()
+                profiles.append(f"\n=== {name}{stages.hottest()}" if profiled else "")
+    return seconds, "".join(profiles)
