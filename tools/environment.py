@@ -79,7 +79,7 @@ def install() -> None:
         # --no-deps: the lock is complete, and pip takes a dependency on `name[extra]` for one without a hash.
         pip("install", "--require-hashes", "--no-deps", "--requirement", LOCK.name)
         pip("install", *project)
-        subprocess.run([PYTHON, "-m", "compileall", "-q", "-j", "0", str(FOLDER)], check=False)
+        subprocess.run([PYTHON, "-m", "compileall", "-qq", "-j", "0", str(FOLDER)], check=False)
 
 
 def locked(name: str) -> str:

@@ -56,7 +56,7 @@ def demo_tenants() -> tuple[DemoTenant, DemoTenant]:
             _docs_root(),
             {"docs": "docs", "readme": "README.md"},
             (
-                "What happens to a document that can't be read or parsed?",
+                "On which tables is row-level security enabled?",
                 "How long does a vector that nothing needs stay in Chroma?",
                 "Which setting limits how long parsing one document may take?",
             ),

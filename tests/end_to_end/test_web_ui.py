@@ -1,0 +1,155 @@
+"""The whole stack as `minirag up` starts it, seen through its web UI."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tests.fakes import OpenAIServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("web-ui")]
+
+LINEAGE = ["sources", "documents", "chunks", "embeddings", "collection"]
+
+
+@dataclass
+class Stack:
+    folder: Path
+    environment: dict[str, str]
+    provider: OpenAIServer
+    ui_url: str = ""
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "minirag_pipelines.cli.main", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, exits: int = 0) -> str:
+        process = self.start(*arguments)
+        stdout, stderr = process.communicate(timeout=240)
+        assert process.returncode == exits, stderr
+        return stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.run(*arguments, "--json"))
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    # Not pytest's own folder: PostgreSQL may run under another account than ours.
+    folder = Path(tempfile.mkdtemp(prefix="minirag-stack-"))
+    with OpenAIServer() as provider:
+        environment = os.environ | {
+            "MINIRAG_HOME": str(folder / "home"),
+            "OPENAI_API_BASE": provider.url,
+            "OPENAI_API_KEY": "sk-test",
+        }
+        running = Stack(folder, environment, provider)
+        try:
+            running.run("up", "--detach")
+            running.ui_url = running.json("status")["ui_url"]
+            for tenant in ("acme", "harbour"):
+                docs = folder / tenant
+                docs.mkdir()
+                (docs / "ferry.md").write_text(f"# Ferries of {tenant}\n\nThe night ferry leaves at 22:40.\n")
+                running.run("tenant", "add", tenant, "--embedding-model", "openai/text-embedding-3-small")
+                running.run("source", "add", tenant, "files", "--name", "docs", "--path", str(docs))
+            yield running
+        finally:
+            running.run("down")
+            shutil.rmtree(folder)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs Chromium (Debian: apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        yield browser.new_page(viewport={"width": 1600, "height": 900})
+        browser.close()
+
+
+def test_a_second_up_says_that_it_is_up(stack: Stack) -> None:
+    assert stack.ui_url in stack.run("up", "--detach")
+
+
+def test_every_service_is_named_with_its_process_and_log(stack: Stack) -> None:
+    services = stack.json("status")["services"]
+    assert [service["name"] for service in services] == [
+        "postgres", "chroma", "code-location", "webserver", "daemon",
+    ]  # fmt: skip
+    assert {service["state"] for service in services} == {"running"}
+    assert all(psutil.pid_exists(service["pid"]) and Path(service["log"]).exists() for service in services)
+
+
+def test_a_sync_goes_through_the_webserver_and_is_seen_there(stack: Stack, page: Page) -> None:
+    done = stack.json("sync", "acme")
+    assert (done["status"], done["collection"]["documents"]) == ("ok", 1)
+    page.goto(f"{stack.ui_url}/runs/{done['run_id']}")
+    page.get_by_text("Success", exact=True).first.wait_for()
+    page.goto(f"{stack.ui_url}/locations/__repository__@minirag/asset-groups/index/lineage")
+    for asset in LINEAGE:
+        page.get_by_text(asset, exact=True).first.wait_for()
+    page.goto(f"{stack.ui_url}/assets/collection?view=partitions")
+    page.get_by_text("acme", exact=True).first.wait_for()
+
+
+def test_a_tenant_becomes_a_partition_by_itself(stack: Stack, page: Page) -> None:
+    page.goto(f"{stack.ui_url}/assets/sources?view=partitions")
+    deadline = time.monotonic() + 60
+    while not page.get_by_text("harbour", exact=True).count() and time.monotonic() < deadline:
+        page.wait_for_timeout(2000)
+        page.reload()
+        page.wait_for_load_state("networkidle")
+    assert page.get_by_text("harbour", exact=True).count()
+
+
+def test_a_run_whose_process_is_killed_is_failed_and_frees_its_tenant(stack: Stack) -> None:
+    (stack.folder / "harbour" / "new.md").write_text("A return ticket costs 31 crowns.\n")
+    before = stack.provider.stats()["requests"]
+    stack.provider.delay_s = 120
+    waiting = stack.start("sync", "harbour", "--json")
+    while stack.provider.stats()["requests"] == before:
+        time.sleep(0.1)
+        assert waiting.poll() is None, waiting.communicate()
+    location = next(one["pid"] for one in stack.json("status")["services"] if one["name"] == "code-location")
+    workers = [
+        child
+        for child in psutil.Process(location).children()
+        if "spawn_main" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE
+    ]
+    assert workers
+    for worker in workers:
+        worker.send_signal(signal.SIGKILL)
+    stack.provider.delay_s = 0
+    stdout, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 1
+    assert json.loads(stdout)["status"] == "failed"
+    done = stack.json("sync", "harbour")
+    assert (done["status"], done["collection"]["documents"]) == ("ok", 2)
