@@ -12,11 +12,13 @@ with MiniRAG() as minirag:
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from minirag_pipelines.core import catalog
 from minirag_pipelines.core.catalog import Catalog
+from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.database import Database
 from minirag_pipelines.core.errors import InvalidInput
 from minirag_pipelines.core.providers.models import LOCAL_CHAT_MODEL, ChatModel, Embedder, Turn
@@ -75,7 +77,7 @@ class MiniRAG:
         model = self._chat_model(profile)
         instructions = profile.prompt if profile else ""
         answer = answering.answer(question, found.hits, model, instructions=instructions, history=history)
-        return _timed(answer, found, began)
+        return self._traced(who, answer, found, began)
 
     def stream(
         self, who: AuthContext, question: str, *, bot: str | None = None, history: Sequence[Turn] = ()
@@ -87,13 +89,28 @@ class MiniRAG:
         model = self._chat_model(profile)
         instructions = profile.prompt if profile else ""
         for part in answering.stream(question, found.hits, model, instructions=instructions, history=history):
-            yield part if isinstance(part, str) else _timed(part, found, began)
+            yield part if isinstance(part, str) else self._traced(who, part, found, began)
 
     def _bot(self, who: AuthContext, name: str | None) -> Bot | None:
         if name is None:
             return None
         with self.database.transaction(who.tenant_id) as transaction:
             return Catalog(transaction).bot(name)
+
+    def _traced(self, who: AuthContext, answer: Answer, found: SearchResult, began: float) -> Answer:
+        """The answer with the page of each quote, where a chunk spans several, and with what each stage took."""
+        versions = {hit.rank: uuid.UUID(hit.chunk_id.split(":")[0]) for hit in found.hits if hit.page is not None}
+        citations = answer.citations
+        if versions.keys() & {citation.rank for citation in citations}:
+            with self.database.transaction(who.tenant_id) as transaction:
+                corpus = Corpus(transaction)
+                citations = tuple(
+                    replace(one, page=corpus.find_page(version, one.span[0])) if version else one
+                    for one in citations
+                    for version in [versions.get(one.rank)]
+                )
+        latency_ms = found.latency_ms | {"answer_ms": round(1000 * answer.seconds, 3)}
+        return replace(answer, citations=citations, seconds=time.perf_counter() - began, latency_ms=latency_ms)
 
     def _embedder_of(self, generation: Generation) -> Embedder:
         known = self._embedders.get(generation.model_fingerprint)
@@ -107,9 +124,3 @@ class MiniRAG:
         if model not in self._chat_models:
             self._chat_models[model] = chat_model(model)
         return self._chat_models[model]
-
-
-def _timed(answer: Answer, found: SearchResult, began: float) -> Answer:
-    """The answer with what the search before it took."""
-    latency_ms = found.latency_ms | {"answer_ms": round(1000 * answer.seconds, 3)}
-    return replace(answer, seconds=time.perf_counter() - began, latency_ms=latency_ms)

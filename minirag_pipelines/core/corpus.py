@@ -73,6 +73,11 @@ class Corpus:
         """Those of the documents that have been removed or forgotten."""
         return {row.document_id for row in self.transaction.run(SQL["gone"], document_ids=list(document_ids))}
 
+    def find_page(self, version_id: uuid.UUID, position: int) -> int | None:
+        """The page that a character of a version stands on; None for what has no pages."""
+        row = self.transaction.run(SQL["page"], version_id=version_id, position=position).fetchone()
+        return row.page if row else None
+
     def documents(self, state: str | None = None) -> list[Row]:
         """Every document with its state (`live`, `pending`, `quarantined`, `removed`) and the reason, by URI."""
         return self.transaction.run(SQL["documents"], state=state).fetchall()

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -33,6 +34,7 @@ _NEARLY = 0.85
 
 _WORD = re.compile(r"[^\W_]+")
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
+_LABEL = re.compile(r"[^\d#.!?。！？؟]+")
 _CELL = re.compile(r"\s*[|\t]\s*")
 _RULE = re.compile(r"[\s|:+=-]+")
 # fmt: off
@@ -125,11 +127,21 @@ def candidates(number: int, passage: Passage) -> Iterator[Candidate]:
     """A passage's sentences and table rows in order; a row is told with its header's words."""
     heading = passage.headings[-1] if passage.headings else passage.title or ""
     place = 0
-    for block in _blocks(passage.text):
+    blocks = list(_blocks(passage.text))
+    for block, following in zip_longest(blocks, blocks[1:]):
+        if following is not None and _is_label(block) and not _is_label(following):
+            # A title without a mark of its own answers nothing.
+            continue
         found = _rows(block) if len(_cells(block[0])) > 1 else _told(block)
         for context, quote in found:
             yield Candidate(number, place, quote, context or heading)
             place += 1
+
+
+def _is_label(block: Sequence[str]) -> bool:
+    """A few words on a line of their own, with no figure and no full stop: a title, or an item of a list."""
+    line = block[0].strip()
+    return len(block) == 1 and len(_cells(line)) == 1 and len(line.split()) <= 8 and _LABEL.fullmatch(line) is not None
 
 
 def _blocks(text: str) -> Iterator[list[str]]:

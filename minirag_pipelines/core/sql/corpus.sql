@@ -30,6 +30,17 @@ SELECT document_id
    AND (removed_at IS NOT NULL OR forgotten_at IS NOT NULL)
  ORDER BY document_id;
 
+-- name: page
+-- An element is stored as [kind, start, end, level, page, header_end].
+SELECT (element ->> 4)::integer AS page
+  FROM version v
+ CROSS JOIN LATERAL jsonb_array_elements(v.elements) AS element
+ WHERE v.tenant_id = %(tenant_id)s
+   AND v.version_id = %(version_id)s
+   AND (element ->> 1)::integer <= %(position)s
+ ORDER BY (element ->> 1)::integer DESC
+ LIMIT 1;
+
 -- name: documents
 -- state: what is true of the document, the most telling first.
 SELECT *
@@ -37,7 +48,7 @@ SELECT *
                s.name AS source,
                d.uri,
                v.title,
-               CASE WHEN d.removed_at IS NOT NULL THEN 'removed'
+               CASE WHEN d.removed_at IS NOT NULL OR d.forgotten_at IS NOT NULL THEN 'removed'
                     WHEN f.reason IS NOT NULL AND d.pending IS NOT NULL THEN 'quarantined'
                     WHEN d.pending IS NOT NULL OR p.document_id IS NULL THEN 'pending'
                     ELSE 'live' END AS state,
