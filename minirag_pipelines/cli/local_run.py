@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,25 @@ if TYPE_CHECKING:
     import dagster as dg
     from dagster import DagsterEvent, DagsterInstance, DagsterRun
 
+
+class _Shown(logging.Handler):
+    """What a step says of its progress, on the terminal."""
+
+    def __init__(self, update: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._update = update
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._update(record.getMessage())
+
+
 LOCATION, REPOSITORY = "minirag", "__repository__"
 
 
 def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Callable[[str], None]) -> Outcome:
     """Do the `sync` job here. Raises SyncInProgress while another run of the tenant lives."""
     update("loading Dagster")
+    logging.getLogger("minirag_pipelines.ingest.progress").addHandler(_Shown(update))
     from minirag_pipelines.stack.services import dagster_home
 
     os.environ["DAGSTER_HOME"] = str(dagster_home(settings.home.absolute()))

@@ -41,9 +41,8 @@ def main() -> None:
     """Run the command; an error of ours is one sentence on stderr: exit code 2 for wrong usage, 1 for failure."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    logging.basicConfig(
-        level=logging.INFO if debug else logging.ERROR, handlers=[RichHandler(console=err)], format="%(message)s"
-    )
+    level = logging.INFO if debug else logging.ERROR
+    logging.basicConfig(level=level, handlers=[RichHandler(level, console=err)], format="%(message)s")
     os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
     try:
         app(args=arguments, prog_name="minirag")

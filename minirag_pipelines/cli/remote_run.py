@@ -32,9 +32,15 @@ mutation ($params: ExecutionParams!) {
   }
 }"""
 _PROGRESS = """
-query ($run: ID!) {
+query ($run: ID!, $after: String) {
   runOrError(runId: $run) {
-    ... on Run { status stepStats { stepKey status } }
+    ... on Run {
+      status
+      eventConnection(afterCursor: $after) {
+        cursor
+        events { __typename ... on MessageEvent { message stepKey } }
+      }
+    }
   }
 }"""
 _RESULT = """
@@ -98,13 +104,19 @@ def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Call
 
 
 def _wait(client: httpx.Client, run_id: str, update: Callable[[str], None]) -> str:
+    cursor, said = None, ""
     while True:
-        found = _ask(client, _PROGRESS, run=run_id)["runOrError"]
+        found = _ask(client, _PROGRESS, run=run_id, after=cursor)["runOrError"]
         status = str(found["status"])
         if status in ("SUCCESS", "FAILURE", "CANCELED"):
             return status
-        running = [step["stepKey"] for step in found["stepStats"] or [] if step["status"] == "IN_PROGRESS"]
-        update(STEPS.get(running[-1], running[-1]) if running else status.lower().replace("_", " "))
+        cursor = found["eventConnection"]["cursor"]
+        for event in found["eventConnection"]["events"]:
+            if event["__typename"] == "ExecutionStepStartEvent":
+                said = STEPS.get(event["stepKey"], event["stepKey"])
+            elif event["__typename"] == "LogMessageEvent":
+                said = event["message"]
+        update(said or status.lower().replace("_", " "))
         time.sleep(0.15)
 
 

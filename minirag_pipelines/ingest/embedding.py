@@ -14,6 +14,7 @@ from minirag_pipelines.core.errors import ContentRefused
 from minirag_pipelines.core.providers.models import Embedded, Embedder, Usage, Vectors
 from minirag_pipelines.core.records import Generation, embedded_text
 from minirag_pipelines.core.vector_store import BATCH, Collection
+from minirag_pipelines.ingest.progress import Progress
 
 SQL = statements("minirag_pipelines.ingest.sql", "embedding.sql")
 # Texts that are embedded and committed together: what a killed sync may have paid for in vain.
@@ -43,8 +44,6 @@ def embed_pending(
     live: Generation,
     embedder: Callable[[], Embedder],
     collection: Callable[[], Collection],
-    *,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> EmbeddingTally:
     """Embed and index the texts that wanted documents still lack, one committed batch after another.
 
@@ -53,6 +52,7 @@ def embed_pending(
     Raises ProviderUnavailable when a rerun may help.
     """
     tally = EmbeddingTally()
+    progress: Progress | None = None
     for hashes in _unsettled(writer, generation, live):
         with writer.reading() as transaction:
             vectors = _known(
@@ -73,8 +73,17 @@ def embed_pending(
             for start in range(0, len(hashes), BATCH):
                 batch = {one: vectors[one] for one in hashes[start : start + BATCH] if one in vectors}
                 _index(writer, generation, collection(), batch, passages if generation.portable else None)
-        progress(tally.embedded + tally.reused)
+        progress = progress or Progress("Embedding texts", _wanted(writer, generation, live))
+        progress.add(len(hashes))
     return tally
+
+
+def _wanted(writer: Writer, generation: Generation, live: Generation) -> int:
+    """How many chunks are wanted in all: no fewer than the texts to come."""
+    statement = SQL["wanted_chunks" if generation.number == live.number else "buildable_chunks"]
+    with writer.reading() as transaction:
+        row = transaction.one(statement, chunker=generation.chunker_fingerprint, live=live.number)
+    return int(row.chunks)
 
 
 def _unsettled(writer: Writer, generation: Generation, live: Generation) -> Iterator[list[bytes]]:

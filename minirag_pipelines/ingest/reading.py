@@ -19,6 +19,7 @@ from minirag_pipelines.core.records import Element, ParsedDocument, Source, cont
 from minirag_pipelines.ingest.connectors.kinds import Connector, connect
 from minirag_pipelines.ingest.formats import parser_fingerprint
 from minirag_pipelines.ingest.parser_pool import ParseJob, ParserPool
+from minirag_pipelines.ingest.progress import Progress
 from minirag_pipelines.ingest.publishing import displace
 
 SQL = statements("minirag_pipelines.ingest.sql", "reading.sql")
@@ -62,7 +63,6 @@ def read_pending(
     *,
     languages: Sequence[str],
     max_bytes: int,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> ReadingTally:
     """Read and parse every document whose content is pending and that no failure holds back.
 
@@ -73,10 +73,11 @@ def read_pending(
         pending = transaction.run(SQL["kinds_to_read"]).fetchall()
     if pending:
         reading.parsers = {row.kind: parser_fingerprint(row.kind, languages) for row in pending}
+        progress = Progress("Parsing documents", sum(row.documents for row in pending))
         with pool() as workers:
-            for done, (job, result) in enumerate(workers.parse_all(reading.jobs()), start=1):
+            for job, result in workers.parse_all(reading.jobs()):
                 reading.take(job, result)
-                progress(done)
+                progress.add()
         reading.commit()
     with writer.reading() as transaction:
         reading.tally.quarantined = Counter({row.code: row.documents for row in transaction.run(SQL["quarantined"])})

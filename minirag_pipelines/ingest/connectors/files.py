@@ -110,7 +110,9 @@ class LocalFiles:
                 content = file.read(max_bytes + 1)
         except FileNotFoundError as error:
             raise DocumentUnreadable("vanished", "It was listed, and is gone now.", permanent=False) from error
-        except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to themselves
+        except RuntimeError as error:
+            raise DocumentUnreadable("refused", "The symbolic link leads to itself.") from error
+        except OSError as error:
             raise DocumentUnreadable("unreadable", f"It can't be read: {_reason(error)}", permanent=False) from error
         if len(content) > max_bytes:
             raise too_large(len(content), max_bytes)

@@ -90,3 +90,15 @@ ON CONFLICT (tenant_id, stage, key, maker) DO UPDATE
 -- name: count_texts
 UPDATE generation SET texts = texts + %(texts)s, data_version = data_version + 1
  WHERE tenant_id = %(tenant_id)s AND number = %(generation)s;
+
+-- name: wanted_chunks
+SELECT coalesce(sum(k.chunks), 0)::bigint AS chunks
+  FROM document d
+  JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = d.version_id AND k.chunker = %(chunker)s
+ WHERE d.tenant_id = %(tenant_id)s AND d.pending = 'publication' AND d.removed_at IS NULL AND d.forgotten_at IS NULL;
+
+-- name: buildable_chunks
+SELECT coalesce(sum(k.chunks), 0)::bigint AS chunks
+  FROM published p
+  JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = p.version_id AND k.chunker = %(chunker)s
+ WHERE p.tenant_id = %(tenant_id)s AND p.generation = %(live)s;

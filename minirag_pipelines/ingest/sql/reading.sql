@@ -19,8 +19,10 @@ SELECT d.document_id, d.source_id, d.uri, d.kind, d.content_hash, d.version_id, 
  LIMIT %(most)s;
 
 -- name: kinds_to_read
-SELECT DISTINCT kind FROM document
+SELECT kind, count(*) AS documents
+  FROM document
  WHERE tenant_id = %(tenant_id)s AND pending = 'content' AND removed_at IS NULL AND forgotten_at IS NULL
+ GROUP BY kind
  ORDER BY kind;
 
 -- name: known_versions
