@@ -190,6 +190,7 @@ def collection(context: dg.AssetExecutionContext, stores: Stores) -> dg.Material
             "chunks": tally.chunks,
             "published": tally.published,
             "retired": tally.retired,
+            "restored": tally.restored,
         },
         data_version=dg.DataVersion(f"{tally.generation}.{tally.data_version}"),
     )

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minirag_pipelines.core.database import Row, Transaction, Writer, statements
-from minirag_pipelines.core.errors import CollectionMismatch, NotFound
+from minirag_pipelines.core.errors import NotFound
 from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.records import Generation
 from minirag_pipelines.core.vector_store import BATCH, VectorStore
+from minirag_pipelines.ingest.restoring import restore_lost
 
 SQL = statements("minirag_pipelines.ingest.sql", "publishing.sql")
 _FIRST = uuid.UUID(int=0)
@@ -18,7 +19,7 @@ _FIRST = uuid.UUID(int=0)
 
 @dataclass(slots=True)
 class PublishingTally:
-    """What a sync ends with. `retired` counts vectors deleted, `leaving` those still to be."""
+    """What a sync ends with. `retired` counts vectors deleted, `restored` those that Chroma had lost."""
 
     generation: int = 0
     documents: int = 0
@@ -26,6 +27,7 @@ class PublishingTally:
     published: int = 0
     swapped: bool = False
     retired: int = 0
+    restored: int = 0
     data_version: int = 0
 
 
@@ -42,7 +44,7 @@ def publish_pending(
     live = next((one for one in generations if one.state == "live"), None)
     if live is None:
         return tally
-    _check_count(writer, vectors, live)
+    tally.restored = restore_lost(writer, vectors, live)
     tally.published = _publish(writer, live, live, batch)
     for building in (one for one in generations if one.state == "building"):
         _publish(writer, building, live, batch)
@@ -182,17 +184,6 @@ def remove_source(transaction: Transaction, name: str) -> int:
     unlisted = transaction.run(SQL["unlist_source"], source_id=row.source_id).fetchall()
     transaction.run(SQL["move_reader"], source_id=row.source_id)
     return remove_documents(transaction, [one.document_id for one in unlisted])[0]
-
-
-def _check_count(writer: Writer, vectors: VectorStore, live: Generation) -> None:
-    """Chroma must hold as many vectors as PostgreSQL says: 5 ms that find a lost collection."""
-    with writer.reading() as transaction:
-        sending = transaction.one(SQL["sending"], generation=live.number)
-    found = vectors.count(live)
-    if not live.texts <= found <= live.texts + sending.texts:
-        raise CollectionMismatch(
-            live.collection, f"Chroma holds {found:,} vectors and PostgreSQL says {live.texts:,}; reconcile the tenant."
-        )
 
 
 def _swap(writer: Writer, building: Generation, live: Generation) -> bool:

@@ -21,6 +21,7 @@ FILES = [
     ("minirag_pipelines.ingest.sql", "cutting.sql"),
     ("minirag_pipelines.ingest.sql", "embedding.sql"),
     ("minirag_pipelines.ingest.sql", "publishing.sql"),
+    ("minirag_pipelines.ingest.sql", "restoring.sql"),
 ]
 STATEMENTS = [(file, name, body) for package, file in FILES for name, body in statements(package, file).items()]
 # They run before a tenant is known, or on tables that are the connection's own.

@@ -200,3 +200,67 @@ def test_another_chunker_is_built_beside_and_swapped_in_without_a_gap(workbench:
     assert done.embeddings.embedded == 0
     assert workbench.search("night ferry").generation == 2
     assert uris(workbench, "night ferry pier four")[0] == "ferry.md"
+
+
+def test_a_collection_that_chroma_has_lost_is_filled_again_without_the_model(workbench: Workbench) -> None:
+    workbench.write("ferry.md", FERRY)
+    workbench.write("tickets.md", TICKETS)
+    workbench.sync()
+    calls = workbench.provider.stats()
+    workbench.vectors.drop(workbench.live())
+    assert workbench.sync().collection.restored == 2
+    assert uris(workbench, "night ferry pier four")[0] == "ferry.md"
+    assert workbench.provider.stats()["texts_embedded"] == calls["texts_embedded"] + 1  # the question
+
+
+def test_vectors_that_chroma_has_lost_are_written_again(workbench: Workbench) -> None:
+    for number in range(5):
+        workbench.write(f"{number}.txt", f"Buoy number {number} is painted red.")
+    workbench.sync()
+    collection = workbench.vectors.collection(workbench.live())
+    collection.delete([near.text_hash for near in collection.nearest(workbench.provider.embed("buoy"), 2)])
+    workbench.sync()
+    assert collection.count() == 5
+
+
+def test_a_sync_killed_while_it_retires_texts_is_gone_on_with(workbench: Workbench) -> None:
+    """Chroma has deleted them, and PostgreSQL was not told."""
+    path = workbench.write("ferry.md", FERRY)
+    workbench.write("tickets.md", TICKETS)
+    workbench.sync()
+    path.unlink()
+    workbench.sync()
+    with workbench.database.transaction("acme") as transaction:
+        leaving = transaction.connection.execute("SELECT text_hash FROM indexed WHERE state = 'leaving'").fetchall()
+    workbench.vectors.collection(workbench.live()).delete([row.text_hash for row in leaving])
+    workbench.retire_after_s = 0
+    done = workbench.sync()
+    assert (done.collection.retired, done.collection.restored) == (1, 0)
+    assert workbench.live().texts == 1
+
+
+def test_a_text_that_is_wanted_again_while_it_leaves_is_sent_again(workbench: Workbench) -> None:
+    path = workbench.write("ferry.md", FERRY)
+    workbench.write("tickets.md", TICKETS)
+    workbench.sync()
+    path.unlink()
+    workbench.sync()
+    workbench.write("boats.md", FERRY)
+    workbench.sync()
+    workbench.retire_after_s = 0
+    workbench.sync()
+    assert uris(workbench, "night ferry pier four")[0] == "boats.md"
+    assert workbench.live().texts == workbench.vectors.count(workbench.live()) == 2
+
+
+def test_a_text_the_model_refuses_does_not_hold_up_its_document(workbench: Workbench) -> None:
+    workbench.provider.refused_word = "unspeakable"
+    sections = [
+        f"# Section {number}\n\n" + f"Paragraph {number} speaks of thing {number}. " * 12 for number in range(4)
+    ]
+    workbench.write("long.md", "\n\n".join([*sections, "# Last\n\nThis is unspeakable.\n"]))
+    done = workbench.sync()
+    assert done.embeddings.refused >= 1
+    assert done.collection.documents == 1
+    assert workbench.search("thing 2").hits
+    assert workbench.sync().embeddings.refused == 0

@@ -175,7 +175,3 @@ UPDATE document d
    AND d.source_id = %(source_id)s
    AND d.removed_at IS NULL
    AND EXISTS (SELECT 1 FROM listed l WHERE l.tenant_id = %(tenant_id)s AND l.document_id = d.document_id);
-
--- name: sending
-SELECT count(*) AS texts FROM indexed
- WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s AND state = 'sending';

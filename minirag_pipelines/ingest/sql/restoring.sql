@@ -1,0 +1,23 @@
+-- name: expected
+-- How many vectors Chroma must hold at least, and may hold at most.
+SELECT g.texts - count(i.text_hash) FILTER (WHERE i.state = 'leaving') AS least,
+       g.texts + count(i.text_hash) FILTER (WHERE i.state = 'sending') AS most
+  FROM generation g
+  LEFT JOIN indexed i ON i.tenant_id = %(tenant_id)s AND i.generation = g.number AND i.state <> 'there'
+ WHERE g.tenant_id = %(tenant_id)s AND g.number = %(generation)s
+ GROUP BY g.texts;
+
+-- name: present_vectors
+SELECT i.text_hash, e.vector, c.headings, c.text
+  FROM indexed i
+  JOIN embedding e ON e.tenant_id = %(tenant_id)s AND e.model = %(model)s AND e.text_hash = i.text_hash
+ CROSS JOIN LATERAL (SELECT headings, text FROM chunk
+                      WHERE tenant_id = %(tenant_id)s AND text_hash = i.text_hash AND chunker = %(chunker)s
+                      ORDER BY version_id, ordinal
+                      LIMIT 1) AS c
+ WHERE i.tenant_id = %(tenant_id)s
+   AND i.generation = %(generation)s
+   AND i.state = 'there'
+   AND i.text_hash > %(after)s
+ ORDER BY i.text_hash
+ LIMIT %(most)s;
