@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import resource
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.core.providers.minilm import MiniLM
 from minirag_pipelines.core.providers.models import Vectors
 from minirag_pipelines.core.providers.tokenizers import LOCAL_EMBEDDING_MODEL, tokenizer_for
@@ -94,7 +96,10 @@ def main() -> None:
     ask, tokenizer = asker(given.model), tokenizer_for(given.model)
     lap("imports")
     files = sorted(path for path in given.folder.rglob("*") if path.is_file())
-    documents = [partitioned(path.read_bytes(), kind_of(path.name), path.name) for path in files]
+    documents = []
+    for path in files:
+        with contextlib.suppress(DocumentUnreadable):
+            documents.append(partitioned(path.read_bytes(), kind_of(path.name), path.name))
     lap("parse")
     drafts = [draft for one in documents for draft in chunk(one, ChunkerSettings(given.tokens), tokenizer)]
     lap("chunk")

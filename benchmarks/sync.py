@@ -112,11 +112,14 @@ def with_ratios(columns: dict[str, Column]) -> dict[str, Column]:
 
 def table(columns: Mapping[str, Column]) -> str:
     """A column a sync, a row a figure; what does not apply is left open."""
-    figures = list(dict.fromkeys(figure for name in reversed(columns) for figure in columns[name]))
+    figures = list(dict.fromkeys(figure for name in reversed(list(columns)) for figure in columns[name]))
     rows = [["", *columns], *([figure, *(_shown(one, figure) for one in columns.values())] for figure in figures)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(width) if not i else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(width) if not i else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     )
 
@@ -146,7 +149,14 @@ def in_process(given: Given, folder: Path, source: Path, *, profiled: bool) -> N
         profiled=profiled,
         changes=changes(files),
     )
-    print(table({name: {"seconds": sum(one.values()), **{f"s {k}": v for k, v in one.items()}} for name, one in seconds.items()}))
+    print(
+        table(
+            {
+                name: {"seconds": sum(one.values()), **{f"s {k}": v for k, v in one.items()}}
+                for name, one in seconds.items()
+            }
+        )
+    )
     print(profiles)
 
 

@@ -35,8 +35,10 @@ def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Call
     """Do the `sync` job here. Raises SyncInProgress while another run of the tenant lives."""
     update("loading Dagster")
     logging.getLogger("minirag_pipelines.ingest.progress").addHandler(_Shown(update))
+    from minirag_pipelines.stack.databases import dagster_database_url
     from minirag_pipelines.stack.services import dagster_home
 
+    os.environ["MINIRAG_DAGSTER_DATABASE_URL"] = dagster_database_url(settings)
     os.environ["DAGSTER_HOME"] = str(dagster_home(settings.home.absolute()))
     import dagster as dg
     from dagster._core.definitions.job_base import InMemoryJob

@@ -36,7 +36,7 @@ def sources(context: dg.AssetExecutionContext, config: SourcesConfig, stores: St
     from minirag_pipelines.ingest.reading import retry_failures
 
     with as_dagster_failure():
-        writer = stores.writer(context.partition_key, context.run_id)
+        writer = stores.writer(context.partition_key, context.run.run_id)
         _, listed = stores.tenant(context.partition_key)
         if config.force:
             retry_failures(writer)
@@ -81,7 +81,7 @@ def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.Materiali
     with as_dagster_failure():
         _, listed = stores.tenant(context.partition_key)
         tally = read_pending(
-            stores.writer(context.partition_key, context.run_id),
+            stores.writer(context.partition_key, context.run.run_id),
             listed,
             pool,
             languages=languages,
@@ -112,7 +112,7 @@ def chunks(context: dg.AssetExecutionContext, stores: Stores, providers: Provide
     from minirag_pipelines.ingest.generating import target_generations
 
     with as_dagster_failure():
-        writer = stores.writer(context.partition_key, context.run_id)
+        writer = stores.writer(context.partition_key, context.run.run_id)
         tenant, _ = stores.tenant(context.partition_key)
         targets = target_generations(writer, tenant, stores.vectors, providers.embedder_of(tenant))
         tally = CuttingTally()
@@ -140,7 +140,7 @@ def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Pro
     from minirag_pipelines.ingest.generating import current_generations
 
     with as_dagster_failure():
-        writer = stores.writer(context.partition_key, context.run_id)
+        writer = stores.writer(context.partition_key, context.run.run_id)
         targets = current_generations(writer)
         tally = EmbeddingTally()
         for generation in targets.each():
@@ -179,7 +179,7 @@ def collection(context: dg.AssetExecutionContext, stores: Stores) -> dg.Material
 
     with as_dagster_failure():
         tally = publish_pending(
-            stores.writer(context.partition_key, context.run_id),
+            stores.writer(context.partition_key, context.run.run_id),
             stores.vectors,
             retire_after_s=stores.settings.retire_after_s,
         )

@@ -143,8 +143,8 @@ def test_partitions_become_equal_to_the_catalog(
 
 
 def evaluate(instance: dg.DagsterInstance) -> dg.SensorResult | dg.SkipReason:
-    context = dg.build_sensor_context(instance=instance, resources={"stores": Stores()})
-    return tenants_sensor(context)  # type: ignore[return-value]
+    with dg.build_sensor_context(instance=instance, resources={"stores": Stores()}) as context:
+        return tenants_sensor(context)  # type: ignore[return-value]
 
 
 def test_the_sensor_registers_tenants(workbench: Workbench, instance: dg.DagsterInstance, environment: None) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.core.records import ParsedDocument
-from minirag_pipelines.ingest.formats import LIBREOFFICE, PANDOC, TESSERACT
+from minirag_pipelines.ingest.formats import PANDOC, TESSERACT
 from minirag_pipelines.ingest.parsing import parse
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -384,8 +384,8 @@ def test_a_pdf_of_blank_pages_is_an_empty_document() -> None:
     assert (document.text, document.pages) == ("", 2)
 
 
-@pytest.mark.skipif(TESSERACT.path() is not None, reason="Tesseract is installed")
-def test_a_scan_needs_tesseract_and_says_so() -> None:
+def test_a_scan_needs_tesseract_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
     error = failure(pdf(PICTURE), "pdf")
     assert error.code == "missing_tool"
     assert "install Tesseract" in error.reason
@@ -489,9 +489,9 @@ def test_without_pandoc_its_kinds_say_what_to_install(monkeypatch: pytest.Monkey
     assert "pip install 'minirag[documents]'" in error.reason
 
 
-@pytest.mark.skipif(LIBREOFFICE.path() is not None, reason="LibreOffice is installed")
 @pytest.mark.shared_data
-def test_an_old_word_document_needs_libreoffice_and_says_so() -> None:
+def test_an_old_word_document_needs_libreoffice_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
     path = SHARED / "formats/simple.doc"
     if not path.exists():
         pytest.skip("../shared/data is not here")
