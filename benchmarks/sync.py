@@ -1,7 +1,7 @@
 """What does a sync cost? N real files, synced by the command through the running stack, beside the floor.
 
 Cold, with nothing changed, with 30 files edited (a sentence each), with 30 renamed. See docs/benchmarks.md.
-    .venv/bin/python -m benchmarks.sync [300] [--embedder fake|local] [--source DIR] [--repeat 3]
+    .venv/bin/python -m benchmarks.sync [300] [--embedder fake|local] [--source DIR | --small] [--repeat 3]
     .venv/bin/python -m benchmarks.sync --in-process [--profile]
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.material import base_snapshot, copy_files, edit_paragraphs, rename_files
+from benchmarks.material import base_snapshot, copy_files, edit_paragraphs, rename_files, small_files
 from benchmarks.processes import run
 from benchmarks.stack import MODELS, PARTS, Stack, Sync, machine, running_stack, work_folder
 from benchmarks.stages import syncs_in_process
@@ -165,13 +165,16 @@ def main() -> None:
     arguments.add_argument("files", type=int, nargs="?", default=300)
     arguments.add_argument("--embedder", choices=sorted(MODELS), default="fake")
     arguments.add_argument("--source", type=Path, metavar="DIR")
+    arguments.add_argument("--small", action="store_true", help="small generated files instead of real ones")
     arguments.add_argument("--repeat", type=int, default=1, help="rounds; the table shows medians")
     arguments.add_argument("--in-process", action="store_true", help="the stages alone, without Dagster")
     arguments.add_argument("--profile", action="store_true", help="in process: where each stage's time goes")
     asked = arguments.parse_args()
     given = Given(asked.files, asked.embedder, asked.source, asked.repeat)
     with work_folder() as folder:
-        source = given.source or base_snapshot(folder)
+        if asked.small:
+            small_files(folder / "small", given.files)
+        source = folder / "small" if asked.small else given.source or base_snapshot(folder)
         print(f"{given.files} files, embedder {given.embedder}; {machine()}", flush=True)
         if asked.in_process:
             in_process(given, folder, source, profiled=asked.profile)
