@@ -28,9 +28,11 @@ _PROJECT = Path(__file__).parents[1]
 _STAGES = ("sources", "documents", "chunks", "embeddings", "collection")
 # From the command's start to its end, without a gap.
 PARTS = ("command", "queue", "process", *_STAGES, "end")
-_RUN = """query ($run: ID!) { runOrError(runId: $run) { ... on Run {
-  creationTime endTime
-  eventConnection { events { ... on MessageEvent { timestamp eventType stepKey message } } } } } }"""
+_RUN = """query ($run: ID!) { runOrError(runId: $run) {
+  __typename ... on PythonError { message }
+  ... on Run {
+    creationTime endTime stepStats { stepKey startTime }
+    eventConnection { events { ... on MessageEvent { timestamp eventType } } } } } }"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Stack:
         return Sync(
             report=report,
             seconds=ended.seconds,
-            parts=_parts(ended, self._events(report["run_id"])),
+            parts=_parts(ended, self._run_record(report["run_id"])),
             cpu_s={"command": ended.cpu_s, "run": watch.runs_cpu_s, "workers": watch.workers_cpu_s},
             run_mib=watch.run_mib,
             workers_mib=watch.workers_mib,
@@ -130,21 +132,21 @@ class Stack:
                 for table in tables
             }
 
-    def _events(self, run_id: str) -> dict[str, Any]:
+    def _run_record(self, run_id: str) -> dict[str, Any]:
         answer = httpx.post(f"{self.ui_url}/graphql", json={"query": _RUN, "variables": {"run": run_id}}, timeout=30)
         found: dict[str, Any] = answer.json()["data"]["runOrError"]
+        if found["__typename"] != "Run":
+            raise SystemExit(f"The webserver does not know run {run_id}: {found}")
         return found
 
 
 def _parts(ended: Ended, run_record: dict[str, Any]) -> dict[str, float]:
     """Where the command's seconds went: each part lasts until the next one begins."""
     starts = {"command": ended.began_at, "queue": run_record["creationTime"], "end": run_record["endTime"]}
+    starts |= {step["stepKey"]: step["startTime"] for step in run_record["stepStats"]}
     for event in run_record["eventConnection"]["events"]:
-        at = float(event.get("timestamp", 0)) / 1000
         if event.get("eventType") == "RUN_STARTING":
-            starts["process"] = at
-        elif event.get("eventType") == "STEP_START":
-            starts[event["stepKey"]] = at
+            starts["process"] = float(event["timestamp"]) / 1000
     ends = [*(starts[part] for part in PARTS[1:]), ended.ended_at]
     return {part: end - starts[part] for part, end in zip(PARTS, ends, strict=True)}
 

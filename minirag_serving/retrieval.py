@@ -123,6 +123,8 @@ def _hit(rank: int, near: Near, places: Sequence[Place], live: Generation) -> Hi
 def _check(question: str, top_k: int) -> None:
     if not question.strip():
         raise InvalidInput("question", "is empty.")
+    if any("\ud800" <= letter <= "\udfff" for letter in question):
+        raise InvalidInput("question", "is not Unicode text.")
     if len(question) > LONGEST_QUESTION:
         raise InvalidInput("question", f"has {len(question):,} characters; at most {LONGEST_QUESTION:,} are taken.")
     if not 1 <= top_k <= MOST_HITS:

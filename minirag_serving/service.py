@@ -20,7 +20,7 @@ from minirag_pipelines.core import catalog
 from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.database import Database
-from minirag_pipelines.core.errors import InvalidInput
+from minirag_pipelines.core.errors import InvalidInput, NotAllowed
 from minirag_pipelines.core.providers.models import LOCAL_CHAT_MODEL, ChatModel, Embedder, Turn
 from minirag_pipelines.core.providers.registry import chat_model, embedder
 from minirag_pipelines.core.records import AuthContext, Bot, Generation
@@ -66,7 +66,12 @@ class MiniRAG:
         return catalog.authenticate(self.database, token)
 
     def search(self, who: AuthContext, question: str, *, top_k: int = DEFAULT_TOP_K) -> SearchResult:
-        """The nearest passages, best first. Raises InvalidInput for an empty question or a `top_k` out of range."""
+        """The nearest passages, best first.
+
+        Raises NotAllowed without the scope `query`, InvalidInput for an empty question or a `top_k` out of range.
+        """
+        if "query" not in who.scopes:
+            raise NotAllowed("query")
         return retrieval.search(self.database, self.vectors, self._embedder_of, who.tenant_id, question, top_k=top_k)
 
     def ask(self, who: AuthContext, question: str, *, bot: str | None = None, history: Sequence[Turn] = ()) -> Answer:

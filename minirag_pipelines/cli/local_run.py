@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from minirag_pipelines.cli.syncing import STEPS, Outcome
-from minirag_pipelines.core.database import run_is_alive
+from minirag_pipelines.core.database import run_held, run_is_alive
 from minirag_pipelines.core.errors import SyncInProgress
 from minirag_pipelines.core.settings import Settings
 
@@ -47,11 +48,14 @@ def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Call
     from minirag_pipelines.definitions import defs
 
     job = defs.resolve_job_def("sync")
-    with dg.DagsterInstance.get() as instance:
-        _fail_dead_runs(instance, settings, tenant)
+    run_id = str(uuid.uuid4())
+    url = settings.database_url.get_secret_value() if settings.database_url else ""
+    with dg.DagsterInstance.get() as instance, run_held(url, run_id):
+        _fail_dead_runs(instance, url, tenant)
         instance.add_dynamic_partitions("tenants", [tenant])
         created = instance.create_run_for_job(
             job,
+            run_id=run_id,
             run_config={**config, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             tags={
                 "dagster/partition": tenant,
@@ -73,16 +77,14 @@ def _origin(settings: Settings) -> Any:
     return RemoteRepositoryOrigin(location, REPOSITORY).get_job_origin("sync")
 
 
-def _fail_dead_runs(instance: DagsterInstance, settings: Settings, tenant: str) -> None:
+def _fail_dead_runs(instance: DagsterInstance, database_url: str, tenant: str) -> None:
     """Runs of the tenant whose process is gone are failed; raises SyncInProgress when one lives."""
     import dagster as dg
 
-    if settings.database_url is None:
-        return
     started = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
     filters = dg.RunsFilter(statuses=started, tags={"dagster/partition": tenant})
     for unfinished in instance.get_runs(filters=filters):
-        if run_is_alive(settings.database_url.get_secret_value(), unfinished.run_id):
+        if run_is_alive(database_url, unfinished.run_id):
             raise SyncInProgress(tenant)
         instance.report_run_failed(unfinished, "The process of this run is gone.")
 

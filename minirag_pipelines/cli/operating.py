@@ -76,7 +76,7 @@ def status(
         return
     out.print(f"Dagster UI: {state.ui_url}" if state.ui_url else "The stack is not up: minirag up", markup=False)
     print_table(("service", "state", "pid", "log"), (list(service.values()) for service in services), empty="")
-    columns = ("tenant_id", "sources", "documents", "chunks", "pending", "quarantined", "published_at")
+    columns = ("tenant_id", "sources", "documents", "chunks", "pending", "quarantined", "changed_at")
     print_table(
         columns,
         ([one[column] for column in columns] for one in tenants),

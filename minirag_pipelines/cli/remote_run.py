@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 
 from minirag_pipelines.cli.syncing import STEPS, Outcome
-from minirag_pipelines.core.errors import StackFailed
+from minirag_pipelines.core.errors import WebserverUnavailable
 from minirag_pipelines.core.settings import Settings
 
+PATIENCE_S = 60.0
 _SELECTOR = {"repositoryLocationName": "minirag", "repositoryName": "__repository__"}
 _ADD_PARTITION = """
 mutation ($repository: RepositorySelector!, $partition: String!) {
@@ -78,7 +79,7 @@ def answers(ui_url: str) -> bool:
 
 
 def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Callable[[str], None]) -> Outcome:
-    """Launch the `sync` job and wait until it has ended. Raises StackFailed when the webserver can't do it."""
+    """Launch the `sync` job and wait until it has ended. Raises WebserverUnavailable."""
     with httpx.Client(base_url=settings.ui_url or "", timeout=30) as client:
         _ask(client, _ADD_PARTITION, repository=_SELECTOR, partition=tenant)
         launched = _ask(
@@ -97,7 +98,7 @@ def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Call
             },
         )["launchRun"]
         if launched["__typename"] != "LaunchRunSuccess":
-            raise StackFailed("The sync", launched.get("message") or str(launched))
+            raise WebserverUnavailable(str(client.base_url), _first_line(launched.get("message")) or str(launched))
         run_id = launched["run"]["runId"]
         status = _wait(client, run_id, update)
         return _outcome(client, run_id, status)
@@ -106,7 +107,7 @@ def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Call
 def _wait(client: httpx.Client, run_id: str, update: Callable[[str], None]) -> str:
     cursor, said = None, ""
     while True:
-        found = _ask(client, _PROGRESS, run=run_id, after=cursor)["runOrError"]
+        found = _ask_patiently(client, _PROGRESS, run=run_id, after=cursor)["runOrError"]
         status = str(found["status"])
         if status in ("SUCCESS", "FAILURE", "CANCELED"):
             return status
@@ -121,7 +122,7 @@ def _wait(client: httpx.Client, run_id: str, update: Callable[[str], None]) -> s
 
 
 def _outcome(client: httpx.Client, run_id: str, status: str) -> Outcome:
-    found = _ask(client, _RESULT, run=run_id)["runOrError"]
+    found = _ask_patiently(client, _RESULT, run=run_id)["runOrError"]
     outcome = Outcome(run_id, status == "SUCCESS")
     for materialization in found["assetMaterializations"]:
         entries = {entry["label"]: _value(entry) for entry in materialization["metadataEntries"]}
@@ -155,12 +156,24 @@ def _first_line(message: str | None) -> str | None:
 
 
 def _ask(client: httpx.Client, query: str, **variables: object) -> dict[str, Any]:
+    address = str(client.base_url)
     try:
-        reply = client.post("/graphql", json={"query": query, "variables": variables})
-        answer = reply.json()
+        answer = client.post("/graphql", json={"query": query, "variables": variables}).json()
     except (httpx.HTTPError, ValueError) as error:
-        raise StackFailed("The webserver", f"it does not answer ({error}).") from error
+        raise WebserverUnavailable(address, f"{type(error).__name__}.") from error
     if answer.get("errors"):
-        raise StackFailed("The webserver", str(answer["errors"][0].get("message")))
+        raise WebserverUnavailable(address, _first_line(str(answer["errors"][0].get("message"))) or "an error.")
     data: dict[str, Any] = answer["data"]
     return data
+
+
+def _ask_patiently(client: httpx.Client, query: str, **variables: object) -> dict[str, Any]:
+    """The run goes on without us: a webserver or a database that is away for a moment is asked again."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return _ask(client, query, **variables)
+        except WebserverUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Annotated
 
 import typer
@@ -71,7 +72,7 @@ def remove(
 
     with session() as opened:
         opened.tenant(tenant)
-        with opened.database.writer(tenant, "source remove", wait_s=30) as writer, writer.writing() as transaction:
+        with opened.database.writer(tenant, str(uuid.uuid4()), wait_s=30) as writer, writer.writing() as transaction:
             removed = remove_source(transaction, name)
     if as_json:
         print_json({"source": name, "documents_removed": removed})

@@ -70,8 +70,10 @@ def set_(
     """Change a tenant. Another model or chunker is built beside the live index at the next sync, then swapped in."""
     with session() as opened:
         current = opened.tenant(tenant)
-        model = embedder(embedding_model or current.embedding_model)
-        chunker = _chunker(model, chunk_tokens, chunk_overlap, current.chunker)
+        chunker = None
+        if (embedding_model, chunk_tokens, chunk_overlap) != (None, None, None):
+            model = embedder(embedding_model or current.embedding_model)
+            chunker = _chunker(model, chunk_tokens, chunk_overlap, current.chunker)
         with opened.database.transaction(tenant) as transaction:
             changed = Catalog(transaction).change_tenant(
                 name=name, embedding_model=embedding_model, chunker=chunker, portable=portable
@@ -90,7 +92,7 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         print_json(overviews)
         return
-    columns = ("tenant_id", "name", "sources", "documents", "chunks", "pending", "quarantined", "published_at")
+    columns = ("tenant_id", "name", "sources", "documents", "chunks", "pending", "quarantined", "changed_at")
     print_table(
         columns,
         ([overview[column] for column in columns] for overview in overviews),
@@ -117,7 +119,8 @@ def _chunker(
 ) -> ChunkerSettings:
     """Raises InvalidInput for chunks that the model would not read whole."""
     limit = model.max_tokens
-    chosen = tokens or (current.max_tokens if current else min(limit, _DEFAULT_TOKENS))
+    known = current.max_tokens if current else min(limit, _DEFAULT_TOKENS)
+    chosen = known if tokens is None else tokens
     if chosen > limit:
         raise InvalidInput("chunk-tokens", f"{chosen} is more than the {limit} tokens that {model.model} reads.")
     return ChunkerSettings(chosen, overlap if overlap is not None else current.overlap_tokens if current else 0)

@@ -35,6 +35,8 @@ SCHEMA_VERSION = "0001"
 OWNER, OPERATOR, APP = "minirag_owner", "minirag_operator", "minirag_app"
 _log = logging.getLogger(__name__)
 
+# Shared: all that works for a run holds it, and it goes with the last of them.
+HOLD_RUN = "SELECT pg_advisory_lock_shared(%s)"
 Row = Any  # a named tuple: a field a column
 
 
@@ -113,6 +115,10 @@ class Database:
             raise DatabaseUnavailable(self.address, "no connection became free within 30 s.") from error
         except psycopg.OperationalError as error:
             raise DatabaseUnavailable(self.address, first_line(error)) from error
+        except (UnicodeEncodeError, psycopg.DataError) as error:
+            if isinstance(error, UnicodeEncodeError) or "NUL" in str(error):
+                raise InvalidInput("text", "holds a character that can't be stored (NUL, or half of one).") from error
+            raise
 
     @contextmanager
     def transaction(self, tenant_id: str) -> Iterator[Transaction]:
@@ -170,7 +176,7 @@ class Writer:
         """Take the run's lock, which says that it lives, and the tenant's. Raises SyncInProgress after `wait_s`."""
         deadline = time.monotonic() + wait_s
         with self._translated():
-            self._one("SELECT pg_advisory_lock(%s)", _lock_key("run", self.run_id))
+            self._one(HOLD_RUN, _lock_key("run", self.run_id))
             while not self._one("SELECT pg_try_advisory_lock(%s)", _lock_key("tenant", self.tenant_id)):
                 if time.monotonic() >= deadline:
                     raise SyncInProgress(self.tenant_id)
@@ -210,9 +216,8 @@ class Writer:
 
     def check(self) -> None:
         """Raises WriterSuperseded when another process has taken over: asked before vectors are deleted."""
-        if self._epoch is not None:
-            with self.reading() as transaction:
-                self._check(transaction, self._epoch)
+        with self.writing():
+            pass
 
     def _check(self, transaction: Transaction, epoch: int) -> None:
         # FOR SHARE: whoever takes over waits until this transaction has ended.
@@ -261,6 +266,14 @@ def _admit(connection: psycopg.Connection[Row], shown: str) -> None:
     at = connection.execute(b"SELECT version_num FROM minirag.alembic_version").fetchone() if found.migrated else None
     if at is None or at.version_num != SCHEMA_VERSION:
         raise SchemaOutdated(at.version_num if at else None, SCHEMA_VERSION)
+
+
+@contextmanager
+def run_held(url: str, run_id: str) -> Iterator[None]:
+    """The run is known to live for as long as the block lasts, also before its first asset begins."""
+    with connect(_app_conninfo(url), address(url)) as connection:
+        connection.execute(HOLD_RUN.encode(), [_lock_key("run", run_id)])
+        yield
 
 
 def run_is_alive(url: str, run_id: str) -> bool:

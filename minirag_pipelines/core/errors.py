@@ -5,6 +5,7 @@
     ├── NotFound                no such tenant, source, bot, token or document for this caller
     ├── AlreadyExists           a name that is taken
     ├── NotAuthenticated        no valid credential was shown
+    ├── NotAllowed              the credential is valid, and not for this
     ├── SyncInProgress          another process is writing this tenant's index
     ├── WriterSuperseded        another process took over this tenant while we were away
     ├── SourceUnreadable        a source could not be listed, so nothing of it was changed
@@ -17,6 +18,7 @@
     ├── ProviderRefused         the provider will not take this request; a rerun changes nothing
     │   └── ContentRefused      because of what is in it: the next text may be taken
     ├── ProviderUnavailable     the provider may answer later                         (retryable)
+    ├── WebserverUnavailable    Dagster's webserver can't be reached                  (retryable)
     ├── DatabaseUnavailable     PostgreSQL can't be reached                           (retryable)
     └── VectorStoreUnavailable  Chroma can't be reached                               (retryable)
 
@@ -62,6 +64,12 @@ class NotAuthenticated(MiniRAGError):
 
     def __init__(self) -> None:
         super().__init__("The credential is not valid.")
+
+
+class NotAllowed(MiniRAGError):
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"The credential lacks the scope {scope!r}.")
+        self.scope = scope
 
 
 class SyncInProgress(MiniRAGError):
@@ -162,6 +170,15 @@ class ProviderUnavailable(MiniRAGError):
         self.model = model
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class WebserverUnavailable(MiniRAGError):
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"Dagster's webserver at {address} does not answer: {reason}")
+        self.address = address
+        self.reason = reason
 
 
 class DatabaseUnavailable(MiniRAGError):

@@ -120,6 +120,9 @@ class VectorStore:
 
     def create(self, generation: Generation) -> Collection:
         """The generation's collection, made if it is not there. Raises CollectionMismatch for one of another model."""
+        known = self._collections.get(generation.collection)
+        if known is not None:
+            return known
         metadata = {"model": generation.model_fingerprint, "dimension": generation.dimension}
         with _translated(self.address, generation.collection):
             raw = self._client.get_or_create_collection(

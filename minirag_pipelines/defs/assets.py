@@ -10,6 +10,7 @@ from statistics import quantiles
 import dagster as dg
 from pydantic import Field
 
+from minirag_pipelines.core.errors import ProviderRefused, ProviderUnavailable
 from minirag_pipelines.defs.failures import as_dagster_failure
 from minirag_pipelines.defs.partitions import tenants
 from minirag_pipelines.defs.resources import Providers, Stores
@@ -138,19 +139,25 @@ def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Pro
     """A vector for every passage: those known are reused, the others are asked of the embedding model."""
     from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
     from minirag_pipelines.ingest.generating import current_generations
+    from minirag_pipelines.ingest.publishing import publish_pending
 
     with as_dagster_failure():
         writer = stores.writer(context.partition_key, context.run.run_id)
         targets = current_generations(writer)
         tally = EmbeddingTally()
-        for generation in targets.each():
-            tally += embed_pending(
-                writer,
-                generation,
-                targets.live,
-                providers.embedder(generation),
-                partial(stores.vectors.create, generation),
-            )
+        try:
+            for generation in targets.each():
+                tally += embed_pending(
+                    writer,
+                    generation,
+                    targets.live,
+                    providers.embedder(generation),
+                    partial(stores.vectors.create, generation),
+                )
+        except (ProviderUnavailable, ProviderRefused):
+            # What is whole is served, although the rest has to wait.
+            publish_pending(writer, stores.vectors, retire_after_s=stores.settings.retire_after_s)
+            raise
     return dg.MaterializeResult(
         metadata={
             "embedded": tally.embedded,

@@ -23,7 +23,7 @@ EMBED_BATCH = 256
 
 @dataclass(slots=True)
 class EmbeddingTally:
-    """Texts `embedded` by the model, `reused` from earlier vectors, and `refused` for good by the model."""
+    """Texts `embedded` by the model and `reused` from earlier vectors; `refused` counts what it will never take."""
 
     embedded: int = 0
     reused: int = 0
@@ -75,6 +75,11 @@ def embed_pending(
                 _index(writer, generation, collection(), batch, passages if generation.portable else None)
         progress = progress or Progress("Embedding texts", _wanted(writer, generation, live))
         progress.add(len(hashes))
+    if generation.number == live.number:
+        with writer.reading() as transaction:
+            tally.refused = transaction.one(
+                SQL["refused"], model=live.model_fingerprint, chunker=live.chunker_fingerprint
+            ).texts
     return tally
 
 
@@ -152,7 +157,6 @@ def _embed(
         for text_hash, reason in refused.items():
             transaction.run(SQL["add_refusal"], model=generation.model_fingerprint, text_hash=text_hash, reason=reason)
     tally.embedded += len(vectors)
-    tally.refused += len(refused)
     tally.usage += usage
     return vectors
 

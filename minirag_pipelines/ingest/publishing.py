@@ -45,8 +45,9 @@ def publish_pending(
     if live is None:
         return tally
     tally.restored = restore_lost(writer, vectors, live)
-    tally.published = _publish(writer, live, live, batch)
-    for building in (one for one in generations if one.state == "building"):
+    being_built = [one for one in generations if one.state == "building"]
+    tally.published = _publish(writer, live, live, batch, being_built)
+    for building in being_built:
         _publish(writer, building, live, batch)
         tally.swapped = _swap(writer, building, live)
     tally.retired = _retire(writer, vectors, retire_after_s)
@@ -58,8 +59,10 @@ def publish_pending(
     return tally
 
 
-def _publish(writer: Writer, generation: Generation, live: Generation, batch: int) -> int:
-    """How many documents were published into the generation."""
+def _publish(
+    writer: Writer, generation: Generation, live: Generation, batch: int, being_built: Sequence[Generation] = ()
+) -> int:
+    """How many documents were published into the generation; texts on their way to one being built are followed up."""
     published, after = 0, _FIRST
     is_live = generation.number == live.number
     while True:
@@ -77,12 +80,16 @@ def _publish(writer: Writer, generation: Generation, live: Generation, batch: in
             return published
         after = found[-1].document_id
         with writer.writing() as transaction:
-            published += _publish_batch(transaction, generation, found, writer.run_id, live=is_live)
+            ready, displaced = _publish_batch(transaction, generation, found, writer.run_id, live=is_live)
+            published += ready
+            for building in being_built:
+                displace(transaction, building, displaced)
 
 
 def _publish_batch(
     transaction: Transaction, generation: Generation, found: Sequence[Row], run_id: str, *, live: bool
-) -> int:
+) -> tuple[int, list[uuid.UUID]]:
+    """How many were published, and which versions they displaced."""
     chunks = {row.document_id: row.chunks for row in found}
     ready = transaction.run(
         SQL["lock_documents"],
@@ -92,7 +99,7 @@ def _publish_batch(
         live=live,
     ).fetchall()
     if not ready:
-        return 0
+        return 0, []
     versions = {row.document_id: row.version_id for row in found}
     document_ids = [row.document_id for row in ready]
     transaction.run(
@@ -113,7 +120,7 @@ def _publish_batch(
         documents=sum(row.displaced is None for row in ready),
         chunks=sum(chunks[row.document_id] - row.displaced_chunks for row in ready),
     )
-    return len(ready)
+    return len(ready), displaced
 
 
 def displace(

@@ -25,6 +25,7 @@ def test_the_drawn_tree_names_every_error() -> None:
 def test_a_rerun_helps_exactly_where_something_is_unavailable() -> None:
     assert {found.__name__ for found in classes() if found.retryable} == {
         "ProviderUnavailable",
+        "WebserverUnavailable",
         "DatabaseUnavailable",
         "VectorStoreUnavailable",
     }

@@ -263,4 +263,4 @@ def test_a_text_the_model_refuses_does_not_hold_up_its_document(workbench: Workb
     assert done.embeddings.refused >= 1
     assert done.collection.documents == 1
     assert workbench.search("thing 2").hits
-    assert workbench.sync().embeddings.refused == 0
+    assert workbench.sync().embeddings.embedded == 0

@@ -77,10 +77,15 @@ SELECT t.tenant_id,
        (SELECT count(*) FROM document d
          WHERE d.tenant_id = t.tenant_id AND d.pending IS NOT NULL
            AND d.removed_at IS NULL AND d.forgotten_at IS NULL) AS pending,
-       (SELECT count(*) FROM failure f WHERE f.tenant_id = t.tenant_id AND f.stage <> 'embed') AS quarantined,
+       (SELECT count(*) FROM document d
+         WHERE d.tenant_id = t.tenant_id AND d.pending = 'content' AND d.removed_at IS NULL AND d.forgotten_at IS NULL
+           AND EXISTS (SELECT 1 FROM failure f
+                        WHERE f.tenant_id = d.tenant_id
+                          AND (f.stage = 'read' AND f.key = d.document_id::text
+                               OR f.stage = 'parse' AND f.key = encode(d.content_hash, 'hex') || ':' || d.kind)))
+       AS quarantined,
        (SELECT count(*) FROM source s WHERE s.tenant_id = t.tenant_id AND s.removed_at IS NULL) AS sources,
-       (SELECT max(p.published_at) FROM published p
-         WHERE p.tenant_id = t.tenant_id AND p.generation = g.number) AS published_at
+       g.changed_at
   FROM tenant t
   LEFT JOIN generation g ON g.tenant_id = t.tenant_id AND g.state = 'live'
  WHERE t.tenant_id = %(tenant_id)s;

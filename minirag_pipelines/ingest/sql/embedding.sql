@@ -10,15 +10,22 @@ SELECT d.document_id, d.version_id
  LIMIT %(most)s;
 
 -- name: documents_to_build
-SELECT p.document_id, p.version_id
-  FROM published p
- WHERE p.tenant_id = %(tenant_id)s
-   AND p.generation = %(live)s
-   AND p.document_id > %(after)s
-   AND NOT EXISTS (SELECT 1 FROM published b
+-- For a generation being built: what is published in the live one, and what this sync is about to publish there.
+SELECT wanted.document_id, wanted.version_id
+  FROM (SELECT d.document_id,
+               CASE WHEN d.pending = 'publication' THEN d.version_id ELSE p.version_id END AS version_id
+          FROM document d
+          LEFT JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(live)s
+                               AND p.document_id = d.document_id
+         WHERE d.tenant_id = %(tenant_id)s
+           AND d.document_id > %(after)s
+           AND d.removed_at IS NULL
+           AND d.forgotten_at IS NULL
+           AND (d.pending = 'publication' OR p.document_id IS NOT NULL)) AS wanted
+ WHERE NOT EXISTS (SELECT 1 FROM published b
                     WHERE b.tenant_id = %(tenant_id)s AND b.generation = %(generation)s
-                      AND b.document_id = p.document_id AND b.version_id = p.version_id)
- ORDER BY p.document_id
+                      AND b.document_id = wanted.document_id AND b.version_id = wanted.version_id)
+ ORDER BY wanted.document_id
  LIMIT %(most)s;
 
 -- name: unsettled
@@ -86,6 +93,19 @@ INSERT INTO failure (tenant_id, stage, key, maker, code, reason, permanent, atte
 VALUES (%(tenant_id)s, 'embed', encode(%(text_hash)s, 'hex'), %(model)s, 'refused', %(reason)s, true, 1)
 ON CONFLICT (tenant_id, stage, key, maker) DO UPDATE
    SET reason = EXCLUDED.reason, attempts = failure.attempts + 1, last_at = now();
+
+-- name: refused
+-- Texts of live documents that the model has refused for good.
+SELECT count(*) AS texts
+  FROM failure f
+ WHERE f.tenant_id = %(tenant_id)s
+   AND f.stage = 'embed'
+   AND f.maker = %(model)s
+   AND EXISTS (SELECT 1 FROM chunk c
+                 JOIN document d ON d.tenant_id = %(tenant_id)s AND d.version_id = c.version_id
+                                AND d.removed_at IS NULL AND d.forgotten_at IS NULL
+                WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = decode(f.key, 'hex')
+                  AND c.chunker = %(chunker)s);
 
 -- name: count_texts
 UPDATE generation SET texts = texts + %(texts)s, data_version = data_version + 1

@@ -153,6 +153,10 @@ WITH back AS (
       FROM back
      WHERE d.tenant_id = %(tenant_id)s AND d.document_id = back.document_id
     RETURNING d.document_id, d.uri_key
+), cleared AS (
+    DELETE FROM failure x
+     USING returned r
+     WHERE x.tenant_id = %(tenant_id)s AND x.stage = 'read' AND x.key = r.document_id::text
 ), found AS (
     UPDATE difference f SET document_id = returned.document_id FROM returned WHERE f.uri_key = returned.uri_key
 )

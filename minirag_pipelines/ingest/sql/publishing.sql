@@ -72,7 +72,8 @@ UPDATE document SET pending = NULL WHERE tenant_id = %(tenant_id)s AND document_
 -- name: count_in
 UPDATE generation
    SET documents = documents + %(documents)s, chunks = chunks + %(chunks)s, texts = texts + %(texts)s,
-       data_version = data_version + 1
+       data_version = data_version + 1,
+       changed_at = CASE WHEN %(documents)s <> 0 OR %(chunks)s <> 0 THEN now() ELSE changed_at END
  WHERE tenant_id = %(tenant_id)s AND number = %(generation)s;
 
 -- name: displace

@@ -43,7 +43,7 @@ VALUES (%(tenant_id)s, %(version_id)s, %(content_hash)s, %(kind)s, %(parser)s, %
 ON CONFLICT (tenant_id, version_id) DO NOTHING;
 
 -- name: point
--- The document's content is this version. Nothing is pending when that is what is published already.
+-- The document's content is this version. Nothing is pending when that is published already, with every text settled.
 UPDATE document d
    SET content_hash = read.content_hash,
        version_id = read.version_id,
@@ -52,7 +52,18 @@ UPDATE document d
                                      JOIN generation g ON g.tenant_id = %(tenant_id)s AND g.state = 'live'
                                                       AND p.generation = g.number
                                     WHERE p.tenant_id = %(tenant_id)s AND p.document_id = d.document_id
-                                      AND p.version_id = read.version_id)
+                                      AND p.version_id = read.version_id
+                                      AND NOT EXISTS (
+                                          SELECT 1 FROM chunk c
+                                            LEFT JOIN indexed i ON i.tenant_id = %(tenant_id)s
+                                                               AND i.generation = g.number
+                                                               AND i.text_hash = c.text_hash
+                                           WHERE c.tenant_id = %(tenant_id)s AND c.version_id = read.version_id
+                                             AND c.chunker = g.chunker AND i.state IS DISTINCT FROM 'there'
+                                             AND NOT EXISTS (SELECT 1 FROM failure f
+                                                              WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
+                                                                AND f.key = encode(c.text_hash, 'hex')
+                                                                AND f.maker = g.model AND f.permanent)))
                       THEN NULL ELSE 'publication' END
   FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[], %(content_hashes)s::bytea[], %(sizes)s::bigint[])
        AS read (document_id, version_id, content_hash, size_bytes)

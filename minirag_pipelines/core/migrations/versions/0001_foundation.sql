@@ -167,6 +167,7 @@ CREATE TABLE minirag.generation (
     texts           bigint NOT NULL DEFAULT 0,
     data_version    bigint NOT NULL DEFAULT 0,
     created_at      timestamptz NOT NULL DEFAULT now(),
+    changed_at      timestamptz NOT NULL DEFAULT now(),
     live_at         timestamptz,
     retired_at      timestamptz,
     PRIMARY KEY (tenant_id, number)
