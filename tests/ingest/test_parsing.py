@@ -261,3 +261,15 @@ def test_kinds_and_fingerprints_load_nothing_heavy() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "text"),
+    [
+        (b"x\n", "md", "x"),
+        (b"# Q\n\ny\n\nlonger text here.\n", "md", "Q\n\ny\n\nlonger text here."),
+        (b"<p>q</p><div>7</div><p>long words here</p>", "html", "q\n\n7\n\nlong words here"),
+    ],
+)
+def test_a_paragraph_of_one_character_is_kept(content: bytes, kind: str, text: str) -> None:
+    assert parse(content, kind, name=f"a.{kind}", languages=("eng",)).text == text

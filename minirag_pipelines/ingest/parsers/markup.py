@@ -12,7 +12,7 @@ from minirag_pipelines.ingest.formats import PANDOC, format_of
 from minirag_pipelines.ingest.parsers.encodings import declared_in_markup, decoded
 from minirag_pipelines.ingest.parsers.pieces import Parsed, Piece, Tag, grid, pieces_of, storable
 from minirag_pipelines.ingest.parsers.programs import program, run
-from minirag_pipelines.ingest.parsers.unstructured_setup import NO_LANGUAGES, prepare
+from minirag_pipelines.ingest.parsers.unstructured_setup import NO_LANGUAGES, keep_single_characters, prepare
 
 # unstructured leaves these out with all that is in them, but whole pages stand in a <form>, and documentation hides
 # what matters in <details>. They are read as what they contain.
@@ -36,6 +36,7 @@ def html_parsed(text: str) -> Parsed:
     from lxml import etree, html  # type: ignore[import-untyped]  # ships no types
     from unstructured.partition.html import partition_html
 
+    keep_single_characters()
     text = _XML_DECLARATION.sub("", storable(text))
     if not text.strip():
         return Parsed([])

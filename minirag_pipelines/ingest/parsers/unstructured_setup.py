@@ -50,6 +50,20 @@ def prepare() -> None:
     tokenize._get_nlp.cache_clear()
 
 
+@cache
+def keep_single_characters() -> None:
+    """Have the HTML partitioner keep a paragraph of one character, which it takes for none at all."""
+    from unstructured.documents.elements import Text
+    from unstructured.partition.html import parser
+
+    derive = parser.derive_element_type_from_text
+
+    def derive_or_text(text: str) -> type[Text] | None:
+        return derive(text) or (Text if text.strip() else None)
+
+    parser.derive_element_type_from_text = derive_or_text
+
+
 @contextmanager
 def _without_spacy() -> Iterator[None]:
     """An empty module in spaCy's place while unstructured imports it: a third of its import's time, and 45 MB.
