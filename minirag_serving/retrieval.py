@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from minirag_pipelines.core.corpus import ALSO_IN, Corpus, Place
-from minirag_pipelines.core.database import Database
+from minirag_pipelines.core.database import Database, Row, snapshot, transaction
 from minirag_pipelines.core.errors import CollectionMismatch, InvalidInput
 from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.providers.models import Embedder, Vectors
 from minirag_pipelines.core.records import Generation
 from minirag_pipelines.core.vector_store import Near, VectorStore
 from minirag_serving.records import Hit, SearchResult
+
+if TYPE_CHECKING:
+    import psycopg
 
 MOST_HITS = 100
 LONGEST_QUESTION = 10_000
@@ -34,29 +38,35 @@ def search(
     question: str,
     *,
     top_k: int,
+    known: MutableMapping[str, Generation] | None = None,
 ) -> SearchResult:
     """The `top_k` nearest passages, best first; none before the tenant's first sync.
 
+    `known` remembers from one search to the next which generation was live: a guess, which saves asking before the
+    question is embedded, and which the snapshot verifies.
     A text that several documents contain is one hit, of the oldest. Raises InvalidInput, DatabaseUnavailable,
     VectorStoreUnavailable, ProviderUnavailable.
     """
     _check(question, top_k)
     clock = _Clock()
-    with database.transaction(tenant_id) as transaction:
-        expected = Generations(transaction).find_live()
-    clock.lap("database_ms")
+    known = {} if known is None else known
+    expected = known.get(tenant_id)
+    if expected is None:
+        with database.transaction(tenant_id) as opened:
+            expected = Generations(opened).find_live()
+        clock.lap("database_ms")
     while expected is not None:
         embedded = embedder_of(expected).embed([question], "query").vectors[0]
         clock.lap("embedding_ms")
-        with database.snapshot(tenant_id) as transaction:
-            live = Generations(transaction).find_live()
-            if live is None or live.model_fingerprint != expected.model_fingerprint:
-                expected = live  # swapped meanwhile: the question is embedded by the new model
-                continue
-            places = _places(Corpus(transaction), vectors, live, embedded, top_k, clock)
-        found = {place.document_id for _, group in places for place in group}
-        with database.transaction(tenant_id) as transaction:
-            gone = Corpus(transaction).gone(sorted(found)) if found else set()
+        with database.connection() as connection:
+            with snapshot(connection, tenant_id) as opened:
+                live = Generations(opened).find_live()
+                if live is None or live.model_fingerprint != expected.model_fingerprint:
+                    expected = live  # swapped meanwhile: the question is embedded by the new model
+                    continue
+                places = _places(Corpus(opened), vectors, live, embedded, top_k, clock)
+            gone = _gone(connection, tenant_id, places)
+        known[tenant_id] = live
         clock.lap("database_ms")
         return SearchResult(tenant_id, live.number, tuple(_hits(places, gone, live, top_k)), clock.laps)
     return SearchResult(tenant_id, None, (), clock.laps)
@@ -80,6 +90,15 @@ def _places(
         if len(groups) > top_k or len(near) < limit or limit >= _MOST_NEAR:
             return groups
         limit = min(4 * limit, _MOST_NEAR)
+
+
+def _gone(connection: psycopg.Connection[Row], tenant_id: str, groups: Sequence[Group]) -> set[uuid.UUID]:
+    """Which documents were removed or forgotten since the snapshot was taken."""
+    found = {place.document_id for _, places in groups for place in places}
+    if not found:
+        return set()
+    with transaction(connection, tenant_id) as opened:
+        return Corpus(opened).gone(sorted(found))
 
 
 def _nearest(vectors: VectorStore, live: Generation, embedded: Vectors, limit: int) -> list[Near]:

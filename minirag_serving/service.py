@@ -50,6 +50,7 @@ class MiniRAG:
         self.database = Database(chosen.database_url.get_secret_value(), max_connections=max_connections)
         self.vectors = VectorStore(chosen.chroma_url)
         self._embedders: dict[str, Embedder] = {}
+        self._live: dict[str, Generation] = {}
         self._chat_models: dict[str, ChatModel] = {}
 
     def __enter__(self) -> MiniRAG:
@@ -72,7 +73,9 @@ class MiniRAG:
         """
         if "query" not in who.scopes:
             raise NotAllowed("query")
-        return retrieval.search(self.database, self.vectors, self._embedder_of, who.tenant_id, question, top_k=top_k)
+        return retrieval.search(
+            self.database, self.vectors, self._embedder_of, who.tenant_id, question, top_k=top_k, known=self._live
+        )
 
     def ask(self, who: AuthContext, question: str, *, bot: str | None = None, history: Sequence[Turn] = ()) -> Answer:
         """An answer whose citations point at passages. Raises NotFound for a bot that this tenant does not have."""

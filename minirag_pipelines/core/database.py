@@ -74,6 +74,29 @@ class Transaction:
         self.connection.execute("SELECT set_config('minirag.tenant_id', %s, true)", [self.tenant_id])
 
 
+@contextmanager
+def transaction(connection: psycopg.Connection[Row], tenant_id: str) -> Iterator[Transaction]:
+    """A transaction of one tenant, READ COMMITTED, on a connection that the caller has."""
+    with connection.transaction():
+        opened = Transaction(connection, tenant_id)
+        opened.set()
+        yield opened
+
+
+@contextmanager
+def snapshot(connection: psycopg.Connection[Row], tenant_id: str) -> Iterator[Transaction]:
+    """A read-only transaction of one tenant in which everything is seen as of one instant."""
+    connection.isolation_level = IsolationLevel.REPEATABLE_READ
+    connection.read_only = True
+    try:
+        with transaction(connection, tenant_id) as opened:
+            yield opened
+    finally:
+        if not connection.closed:
+            connection.isolation_level = None
+            connection.read_only = None
+
+
 class Database:
     """A pool of connections to MiniRAG's database. Close it, or use it as a context manager."""
 
@@ -123,26 +146,8 @@ class Database:
     @contextmanager
     def transaction(self, tenant_id: str) -> Iterator[Transaction]:
         """A transaction of one tenant, READ COMMITTED."""
-        with self.connection() as connection, connection.transaction():
-            transaction = Transaction(connection, tenant_id)
-            transaction.set()
-            yield transaction
-
-    @contextmanager
-    def snapshot(self, tenant_id: str) -> Iterator[Transaction]:
-        """A read-only transaction of one tenant in which everything is seen as of one instant."""
-        with self.connection() as connection:
-            connection.isolation_level = IsolationLevel.REPEATABLE_READ
-            connection.read_only = True
-            try:
-                with connection.transaction():
-                    transaction = Transaction(connection, tenant_id)
-                    transaction.set()
-                    yield transaction
-            finally:
-                if not connection.closed:
-                    connection.isolation_level = None
-                    connection.read_only = None
+        with self.connection() as connection, transaction(connection, tenant_id) as opened:
+            yield opened
 
     @contextmanager
     def writer(self, tenant_id: str, run_id: str, *, wait_s: float = 0.0) -> Iterator[Writer]:
@@ -188,10 +193,8 @@ class Writer:
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
         """A transaction of the tenant that writes nothing but temporary tables."""
-        with self._translated(), self.connection.transaction():
-            transaction = Transaction(self.connection, self.tenant_id)
-            transaction.set()
-            yield transaction
+        with self._translated(), transaction(self.connection, self.tenant_id) as opened:
+            yield opened
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
@@ -199,9 +202,9 @@ class Writer:
 
         Raises WriterSuperseded when another process has taken over.
         """
-        with self.reading() as transaction:
+        with self.reading() as opened:
             if self._epoch is None:
-                claimed = transaction.run(
+                claimed = opened.run(
                     b"UPDATE tenant SET writer_epoch = writer_epoch + 1 WHERE tenant_id = %(tenant_id)s"
                     b" RETURNING writer_epoch"
                 ).fetchone()
@@ -210,8 +213,8 @@ class Writer:
                 epoch = claimed.writer_epoch
             else:
                 epoch = self._epoch
-                self._check(transaction, epoch)
-            yield transaction
+                self._check(opened, epoch)
+            yield opened
         self._epoch = epoch
 
     def check(self) -> None:
@@ -219,9 +222,9 @@ class Writer:
         with self.writing():
             pass
 
-    def _check(self, transaction: Transaction, epoch: int) -> None:
+    def _check(self, opened: Transaction, epoch: int) -> None:
         # FOR SHARE: whoever takes over waits until this transaction has ended.
-        found = transaction.run(
+        found = opened.run(
             b"SELECT 1 FROM tenant WHERE tenant_id = %(tenant_id)s AND writer_epoch = %(epoch)s FOR SHARE", epoch=epoch
         ).fetchone()
         if found is None:
