@@ -49,6 +49,7 @@ def counts(report: dict[str, Any]) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.stack
+@pytest.mark.xdist_group("stack")
 @pytest.mark.timeout(900)
 def test_the_demo_cites_its_documents_keeps_tenants_apart_and_does_nothing_twice(tmp_path: Path) -> None:
     first = json.loads(demo(tmp_path / "home", "--json"))

@@ -23,7 +23,8 @@ from tests.fakes import OpenAIServer
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("web-ui")]
+# Two stacks that come up at the same moment may choose the same port: one after another.
+pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("stack")]
 
 LINEAGE = ["sources", "documents", "chunks", "embeddings", "collection"]
 

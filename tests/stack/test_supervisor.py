@@ -23,7 +23,8 @@ from minirag_pipelines.stack.records import StackState
 from minirag_pipelines.stack.services import ailing
 from minirag_pipelines.stack.supervisor import start_detached, state, stop
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+# Two stacks that come up at the same moment may choose the same port: one after another.
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600), pytest.mark.xdist_group("stack")]
 
 DEFINITIONS = "tiny_definitions"
 ALL = ["postgres", "chroma", "code-location", "webserver", "daemon"]
