@@ -143,7 +143,7 @@ def show(chunks: int, after: str, laps: dict[str, list[float]]) -> None:
 def explain(database: Database, tenant_id: str, stand_in: StandInCollection, top_k: int) -> None:
     """What PostgreSQL does for the statement that looks the hits up."""
     near = stand_in.nearest(StandInEmbedder().embed(["?"]).vectors[0], 2 * top_k + ALSO_IN)
-    with database.snapshot(tenant_id) as transaction:
+    with database.transaction(tenant_id) as transaction:
         live = Generations(transaction).find_live()
         assert live is not None
         for line in _plan(transaction, live, [one.text_hash for one in near]):

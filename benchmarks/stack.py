@@ -24,6 +24,8 @@ from minirag_pipelines.core.providers.tokenizers import LOCAL_EMBEDDING_MODEL
 from minirag_pipelines.stack.records import StackRecord
 
 MODELS = {"fake": "openai/text-embedding-3-small", "local": LOCAL_EMBEDDING_MODEL}
+# What is set here must not reach a measurement, and least of all the address and the key of a real provider.
+_OURS = ("MINIRAG_", "DAGSTER_", "OPENAI_")
 _PROJECT = Path(__file__).parents[1]
 _STAGES = ("sources", "documents", "chunks", "embeddings", "collection")
 # From the command's start to its end, without a gap.
@@ -154,14 +156,13 @@ def _parts(ended: Ended, run_record: dict[str, Any]) -> dict[str, float]:
 @contextmanager
 def running_stack(embedder: str, folder: Path) -> Iterator[Stack]:
     """The stack with its home under `folder`, up until the context is left; `embedder` is one of MODELS."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MINIRAG_", "DAGSTER_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     # A command is what a person starts, with compiled bytecode.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment["MINIRAG_HOME"] = str(folder / "home")
     command = str(Path(sys.executable).with_name("minirag"))
-    with fake_provider() if embedder == "fake" else _no_provider() as provider_url:
-        if provider_url:
-            environment |= {"OPENAI_API_BASE": provider_url, "OPENAI_API_KEY": "sk-benchmark"}
+    with provider(embedder) as provider_url:
+        environment |= credentials(provider_url)
         run([command, "up", "--detach"], environment)
         try:
             addresses = json.loads((folder / "home" / "addresses.json").read_text())
@@ -178,13 +179,11 @@ def running_stack(embedder: str, folder: Path) -> Iterator[Stack]:
 
 
 @contextmanager
-def _no_provider() -> Iterator[None]:
-    yield None
-
-
-@contextmanager
-def fake_provider(dimension: int = 384) -> Iterator[str]:
-    """The URL of a provider that speaks OpenAI's protocol, in a process of its own."""
+def provider(embedder: str, dimension: int = 384) -> Iterator[str | None]:
+    """The URL of a provider that speaks OpenAI's protocol, in a process of its own; None for the local model."""
+    if embedder != "fake":
+        yield None
+        return
     program = [sys.executable, str(_PROJECT / "tests" / "fakes.py"), "--dimension", str(dimension)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -192,6 +191,17 @@ def fake_provider(dimension: int = 384) -> Iterator[str]:
             yield process.stdout.readline().strip()
         finally:
             process.terminate()
+
+
+def credentials(provider_url: str | None) -> dict[str, str]:
+    """The environment in which LiteLLM asks that provider and no other."""
+    return {"OPENAI_API_BASE": provider_url, "OPENAI_API_KEY": "sk-benchmark"} if provider_url else {}
+
+
+def clear_environment() -> None:
+    """The same for what is measured in this process."""
+    for name in [name for name in os.environ if name.startswith(_OURS)]:
+        del os.environ[name]
 
 
 @contextmanager

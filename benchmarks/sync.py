@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,18 @@ from typing import Any
 
 from benchmarks.material import base_snapshot, copy_files, edit_paragraphs, rename_files, small_files
 from benchmarks.processes import run
-from benchmarks.stack import MODELS, PARTS, Stack, Sync, machine, running_stack, work_folder
+from benchmarks.stack import (
+    MODELS,
+    PARTS,
+    Stack,
+    Sync,
+    clear_environment,
+    credentials,
+    machine,
+    provider,
+    running_stack,
+    work_folder,
+)
 from benchmarks.stages import syncs_in_process
 
 CHANGED = 30
@@ -141,14 +153,17 @@ def through_the_stack(given: Given, folder: Path, source: Path) -> dict[str, Any
 
 def in_process(given: Given, folder: Path, source: Path, *, profiled: bool) -> None:
     files = copy_files(source, folder / "files", given.files)
-    seconds, profiles = syncs_in_process(
-        folder / "home",
-        folder / "files",
-        MODELS[given.embedder],
-        TOKENS[given.embedder],
-        profiled=profiled,
-        changes=changes(files),
-    )
+    clear_environment()
+    with provider(given.embedder) as provider_url:
+        os.environ.update(credentials(provider_url))
+        seconds, profiles = syncs_in_process(
+            folder / "home",
+            folder / "files",
+            MODELS[given.embedder],
+            TOKENS[given.embedder],
+            profiled=profiled,
+            changes=changes(files),
+        )
     print(
         table(
             {

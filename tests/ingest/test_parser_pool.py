@@ -94,9 +94,8 @@ def worker(outcome: Outcome) -> int:
 
 
 def workers() -> list[psutil.Process]:
-    """This process's parser workers, without the tracker that multiprocessing keeps for as long as we live."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+    """This process's parser workers: it may have started the servers of the test run too."""
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float = 30.0) -> None:

@@ -29,16 +29,17 @@ SELECT wanted.document_id, wanted.version_id
  LIMIT %(most)s;
 
 -- name: unsettled
--- Texts of these versions that are not in the collection and that the model has not refused, in reading order.
+-- Texts of these versions that are not in the collection and that the model has not refused, in reading order. Looked
+-- up one by one: joined, a table that has never been analysed is read as a whole for each chunk.
 SELECT text_hash
   FROM (SELECT DISTINCT ON (c.text_hash) c.text_hash, c.version_id, c.ordinal
-          FROM chunk c
-          LEFT JOIN indexed i ON i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s
-                             AND i.text_hash = c.text_hash
-         WHERE c.tenant_id = %(tenant_id)s
-           AND c.version_id = ANY(%(version_ids)s)
-           AND c.chunker = %(chunker)s
-           AND i.state IS DISTINCT FROM 'there'
+          FROM unnest(%(version_ids)s::uuid[]) AS wanted
+         CROSS JOIN LATERAL (SELECT * FROM chunk k
+                              WHERE k.tenant_id = %(tenant_id)s AND k.version_id = wanted AND k.chunker = %(chunker)s
+                             OFFSET 0) AS c
+         WHERE (SELECT i.state FROM indexed i
+                 WHERE i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s AND i.text_hash = c.text_hash)
+               IS DISTINCT FROM 'there'
            AND NOT EXISTS (SELECT 1 FROM failure f
                             WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
                               AND f.key = encode(c.text_hash, 'hex') AND f.maker = %(model)s AND f.permanent)

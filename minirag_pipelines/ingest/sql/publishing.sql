@@ -1,5 +1,6 @@
 -- name: publishable
--- Documents whose version is cut and has every text settled in the live generation.
+-- Documents whose version is cut and has every text settled in the live generation. The state of a text is looked up
+-- one by one: joined, a table that has never been analysed is read as a whole for each chunk.
 SELECT d.document_id, d.version_id, k.chunks
   FROM document d
   JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = d.version_id AND k.chunker = %(chunker)s
@@ -9,10 +10,10 @@ SELECT d.document_id, d.version_id, k.chunks
    AND d.removed_at IS NULL
    AND d.forgotten_at IS NULL
    AND NOT EXISTS (SELECT 1 FROM chunk c
-                     LEFT JOIN indexed i ON i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s
-                                        AND i.text_hash = c.text_hash
                     WHERE c.tenant_id = %(tenant_id)s AND c.version_id = d.version_id AND c.chunker = %(chunker)s
-                      AND i.state IS DISTINCT FROM 'there'
+                      AND (SELECT i.state FROM indexed i
+                            WHERE i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s
+                              AND i.text_hash = c.text_hash) IS DISTINCT FROM 'there'
                       AND NOT EXISTS (SELECT 1 FROM failure f
                                        WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
                                          AND f.key = encode(c.text_hash, 'hex') AND f.maker = %(model)s
@@ -32,10 +33,10 @@ SELECT p.document_id, p.version_id, k.chunks
                     WHERE b.tenant_id = %(tenant_id)s AND b.generation = %(generation)s
                       AND b.document_id = p.document_id AND b.version_id = p.version_id)
    AND NOT EXISTS (SELECT 1 FROM chunk c
-                     LEFT JOIN indexed i ON i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s
-                                        AND i.text_hash = c.text_hash
                     WHERE c.tenant_id = %(tenant_id)s AND c.version_id = p.version_id AND c.chunker = %(chunker)s
-                      AND i.state IS DISTINCT FROM 'there'
+                      AND (SELECT i.state FROM indexed i
+                            WHERE i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s
+                              AND i.text_hash = c.text_hash) IS DISTINCT FROM 'there'
                       AND NOT EXISTS (SELECT 1 FROM failure f
                                        WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
                                          AND f.key = encode(c.text_hash, 'hex') AND f.maker = %(model)s
