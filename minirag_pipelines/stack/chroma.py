@@ -84,7 +84,7 @@ class ChromaServer:
         env = dict(os.environ) | {SERVICE_VARIABLE: self.mark, "ANONYMIZED_TELEMETRY": "False", "NO_COLOR": "1"}
         process = spawn(command, env=env, log=self.log)
         write_json(self._memory, {"port": port, "pid": process.pid, "born": process.born})
-        if not wait_until(lambda: not process.alive() or self._answers(), READY_TIMEOUT_S):
+        if not wait_until(lambda: not process.alive() or (self._answers() and process.listens(port)), READY_TIMEOUT_S):
             self.stop()
             raise StackFailed("chroma", f"it did not answer within {READY_TIMEOUT_S:.0f} s.", str(self.log))
         return process.alive()

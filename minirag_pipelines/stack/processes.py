@@ -46,6 +46,16 @@ class ProcessId:
         """Whether it is gone before the time is up."""
         return wait_until(lambda: not self.alive(), timeout_s)
 
+    def listens(self, port: int) -> bool:
+        """Whether it is this process that accepts connections on the port, and not another program."""
+        import psutil
+
+        try:
+            connections = psutil.Process(self.pid).net_connections("tcp")
+        except psutil.NoSuchProcess:
+            return False
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections)
+
 
 def _born(pid: int) -> str | None:
     """When the process began: boot and clock ticks since then, which no change of the clock moves."""

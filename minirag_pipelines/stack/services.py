@@ -146,11 +146,13 @@ def dagster_files() -> tuple[Path, Path]:
     raise StackFailed("dagster", f"dagster.yaml and workspace.yaml are missing beside {here}.")
 
 
-def ailing(ui_port: int, since: float) -> dict[str, str]:
+def ailing(webserver: ProcessId, ui_port: int, since: float) -> dict[str, str]:
     """The services that are not well, with the reason; all that can be asked is asked of the webserver.
 
     `since`, in seconds of the epoch, is when they were started: a heartbeat from before is another daemon's.
     """
+    if not webserver.listens(ui_port):  # a stack of another home may answer there, and be well
+        return {WEBSERVER: "it does not listen yet"}
     try:
         answer = _graphql(ui_port, HEALTH)
         locations = answer["workspaceOrError"]["locationEntries"]

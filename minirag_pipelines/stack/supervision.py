@@ -15,7 +15,7 @@ from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.stack import services as dagster
 from minirag_pipelines.stack.databases import dagster_database_url
 from minirag_pipelines.stack.embedded import Stores, available, write_addresses
-from minirag_pipelines.stack.processes import ProcessId, tail
+from minirag_pipelines.stack.processes import ProcessId, tail, wait_until
 from minirag_pipelines.stack.records import ServicePhase, StackRecord
 
 READY_TIMEOUT_S = 120.0
@@ -96,7 +96,7 @@ class Supervision:
             self._look_after_dagster()
 
     def _start_dagster(self, addressed: Settings) -> None:
-        """Start all three together, at the addresses of the stores as they are now."""
+        """Start all three, at the addresses of the stores as they are now."""
         self._addressed = addressed
         if not Stores.of(self._settings).postgres:
             addressed = addressed.model_copy(
@@ -116,6 +116,14 @@ class Supervision:
         write_addresses(self._home, {name: here[name] for name in ("ui_url", "code_location_port")})
         for service in self._services():
             self._start(service)
+            if service.name == dagster.CODE_LOCATION:
+                # A daemon that does not find it fails each run that it is to launch, for up to ten seconds.
+                self._wait_until_it_listens(service.name)
+
+    def _wait_until_it_listens(self, name: str) -> None:
+        """Or is dead, or has taken too long: both are found later."""
+        process, port = self._record.services[name], self._record.ports[name]
+        wait_until(lambda: self._stopping.is_set() or not process.alive() or process.listens(port), READY_TIMEOUT_S)
 
     def _start(self, service: dagster.Service) -> None:
         self._say(service.name, "starting", "starting")
@@ -132,8 +140,11 @@ class Supervision:
                 return False
             if dead := [service for service in self._services() if not self._record.services[service.name].alive()]:
                 self._start_elsewhere(dead[0])
-            since = min(self._started_at.values())
-            ailing = dagster.ailing(self._record.ports[dagster.WEBSERVER], since)
+                waiting = dict.fromkeys(dagster.NAMES, "")
+            webserver = self._record.services[dagster.WEBSERVER]
+            ailing = dagster.ailing(
+                webserver, self._record.ports[dagster.WEBSERVER], since=min(self._started_at.values())
+            )
             if dagster.WEBSERVER not in ailing:
                 for name in [name for name in waiting if name not in ailing]:
                     self._say(name, "running", "running")

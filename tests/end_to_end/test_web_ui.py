@@ -23,7 +23,7 @@ from tests.fakes import OpenAIServer
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-# Two stacks that come up at the same moment may choose the same port: one after another.
+# A whole stack is heavy: one after another.
 pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("stack")]
 
 LINEAGE = ["sources", "documents", "chunks", "embeddings", "collection"]
