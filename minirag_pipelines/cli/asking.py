@@ -14,7 +14,7 @@ from minirag_pipelines.cli.session import session
 from minirag_pipelines.cli.tenants import TenantId
 from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.errors import InvalidInput
-from minirag_pipelines.core.records import AuthContext
+from minirag_pipelines.core.records import AuthContext, heading_path
 from minirag_serving import MiniRAG
 
 Question = Annotated[str, typer.Argument(metavar="QUESTION", help="In a natural language.")]
@@ -39,7 +39,7 @@ def search(
         page = f", page {hit.page}" if hit.page else ""
         out.print(Text(f"[{hit.rank}] {hit.score:.3f}  {hit.uri}{page}", style="bold"))
         if hit.headings:
-            out.print(Text("    " + " > ".join(hit.headings), style="dim"))
+            out.print(Text("    " + heading_path(hit.headings), style="dim"))
         out.print(Text(hit.text.strip()), "")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,12 +151,13 @@ class Database:
             yield opened
 
     @contextmanager
-    def writer(self, tenant_id: str, run_id: str, *, wait_s: float = 0.0) -> Iterator[Writer]:
+    def writer(self, tenant_id: str, run_id: str | None = None, *, wait_s: float = 0.0) -> Iterator[Writer]:
         """The one writer of a tenant, on a connection of its own, for as long as the block lasts.
 
+        `run_id` is the Dagster run that writes; None where no run does.
         Raises SyncInProgress when another process is writing this tenant and does not end within `wait_s`.
         """
-        writer = Writer(connect(self._conninfo, self.address), tenant_id, run_id, self.address)
+        writer = Writer(connect(self._conninfo, self.address), tenant_id, run_id or str(uuid.uuid4()), self.address)
         try:
             writer.lock(wait_s)
             yield writer
@@ -216,6 +218,21 @@ class Writer:
                 self._check(opened, epoch)
             yield opened
         self._epoch = epoch
+
+    def pages(
+        self, statement: bytes, key: str, *, most: int, after: object = uuid.UUID(int=0), **parameters: object
+    ) -> Iterator[list[Row]]:
+        """A statement's rows, page by page behind the last `key`; the caller may write between two of them.
+
+        The statement orders by its key and takes `after` and `most`. Each page is a transaction of its own.
+        """
+        while True:
+            with self.reading() as opened:
+                rows = opened.run(statement, after=after, most=most, **parameters).fetchall()
+            if not rows:
+                return
+            yield rows
+            after = getattr(rows[-1], key)
 
     def check(self) -> None:
         """Raises WriterSuperseded when another process has taken over: asked before vectors are deleted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -171,9 +172,14 @@ class ChunkDraft:
     tokens: int
 
 
-def embedded_text(headings: tuple[str, ...] | list[str], text: str) -> str:
+def heading_path(headings: Sequence[str]) -> str:
+    """The titles above a passage in one line, outermost first."""
+    return " > ".join(headings)
+
+
+def embedded_text(headings: Sequence[str], text: str) -> str:
     """Exactly what is embedded for a chunk, and what its text hash is of: never a URI, never a file name."""
-    return " > ".join(headings) + "\n\n" + text if headings else text
+    return heading_path(headings) + "\n\n" + text if headings else text
 
 
 def content_hash(content: bytes) -> bytes:

@@ -5,7 +5,6 @@ Each names the work, has it done in `ingest`, and reports counts: never content.
 
 from collections import Counter
 from functools import partial
-from statistics import quantiles
 
 import dagster as dg
 from pydantic import Field
@@ -119,16 +118,15 @@ def chunks(context: dg.AssetExecutionContext, stores: Stores, providers: Provide
         tally = CuttingTally()
         for generation in targets.each():
             tally += cut_pending(writer, generation, targets.live, tokenizer_for(generation.embedding_model))
-    p50, p95 = _percentiles(tally.tokens)
     return dg.MaterializeResult(
         metadata={
             "added": tally.added,
             "kept": tally.kept,
             "dropped": tally.dropped,
             "versions": tally.versions,
-            "tokens": sum(tally.tokens),
-            "tokens_p50": p50,
-            "tokens_p95": p95,
+            "tokens": sum(length * chunks for length, chunks in tally.tokens.items()),
+            "tokens_p50": _percentile(tally.tokens, 0.50),
+            "tokens_p95": _percentile(tally.tokens, 0.95),
             "tokens_max": max(tally.tokens, default=0),
         }
     )
@@ -207,9 +205,11 @@ def _counted(reasons: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
-def _percentiles(tokens: list[int]) -> tuple[int, int]:
-    """The median and the 95th percentile; zeros for none."""
-    if len(tokens) < 2:
-        return (tokens[0], tokens[0]) if tokens else (0, 0)
-    cuts = quantiles(tokens, n=20, method="inclusive")
-    return round(cuts[9]), round(cuts[18])
+def _percentile(lengths: Counter[int], share: float) -> int:
+    """The length that this share of the chunks does not exceed; 0 for none."""
+    below, wanted = 0, share * lengths.total()
+    for length in sorted(lengths):
+        below += lengths[length]
+        if below >= wanted:
+            return length
+    return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -22,14 +23,14 @@ SQL = statements("minirag_pipelines.ingest.sql", "cutting.sql")
 class CuttingTally:
     """`added` and `dropped` are against what is published now; `kept` have a text that is published already.
 
-    `tokens` lists the new chunks' lengths.
+    `tokens` counts the new chunks by their length.
     """
 
     versions: int = 0
     added: int = 0
     kept: int = 0
     dropped: int = 0
-    tokens: list[int] = field(default_factory=list)
+    tokens: Counter[int] = field(default_factory=Counter)
 
     def __iadd__(self, other: CuttingTally) -> Self:
         self.versions += other.versions
@@ -49,26 +50,15 @@ def cut_pending(
     """
     tally = CuttingTally()
     statement = "versions_to_cut" if generation.number == live.number else "live_versions_to_cut"
-    after = uuid.UUID(int=0)
-    while True:
-        with writer.reading() as transaction:
-            rows = transaction.run(
-                SQL[statement],
-                chunker=generation.chunker_fingerprint,
-                live=live.number,
-                after=after,
-                most=batch,
-            ).fetchall()
-        if not rows:
-            break
-        after = rows[-1].version_id
+    chunker = generation.chunker_fingerprint
+    for rows in writer.pages(SQL[statement], "version_id", chunker=chunker, live=live.number, most=batch):
         with writer.writing() as transaction:
             for row in rows:
                 document = _version(transaction, row.version_id)
                 drafts = chunk(document, generation.chunker, tokenizer)
-                record_chunks(transaction, row.version_id, generation.chunker_fingerprint, drafts, writer.run_id)
+                record_chunks(transaction, row.version_id, chunker, drafts, writer.run_id)
                 tally.versions += 1
-                tally.tokens.extend(draft.tokens for draft in drafts)
+                tally.tokens.update(draft.tokens for draft in drafts)
     if generation.number == live.number:
         _compare(writer, live, tally)
     return tally

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-import numpy as np
-
-from minirag_pipelines.core.database import Row, Transaction, Writer, statements
+from minirag_pipelines.core.database import Transaction, Writer, statements
 from minirag_pipelines.core.errors import ContentRefused
-from minirag_pipelines.core.providers.models import Embedded, Embedder, Usage, Vectors
-from minirag_pipelines.core.records import Generation, embedded_text
+from minirag_pipelines.core.providers.models import Embedded, Embedder, Usage, Vectors, stored_vector, vector_of
+from minirag_pipelines.core.records import Generation, embedded_text, heading_path
 from minirag_pipelines.core.vector_store import BATCH, Collection
 from minirag_pipelines.ingest.progress import Progress
 
@@ -54,26 +51,24 @@ def embed_pending(
     tally = EmbeddingTally()
     progress: Progress | None = None
     for hashes in _unsettled(writer, generation, live):
+        progress = progress or Progress("Embedding texts", _wanted(writer, generation, live))
         with writer.reading() as transaction:
-            vectors = _known(
-                transaction.run(SQL["known_vectors"], model=generation.model_fingerprint, text_hashes=hashes)
-            )
+            known = transaction.run(SQL["known_vectors"], model=generation.model_fingerprint, text_hashes=hashes)
+            vectors = {row.text_hash: vector_of(row.vector) for row in known}
             rows = (
                 transaction.run(SQL["texts"], chunker=generation.chunker_fingerprint, text_hashes=hashes).fetchall()
                 if generation.portable or len(vectors) < len(hashes)
                 else []
             )
-        passages = {row.text_hash: (row.text, " > ".join(row.headings)) for row in rows}
+        passages = {row.text_hash: (row.text, heading_path(row.headings)) for row in rows}
         texts = {row.text_hash: embedded_text(row.headings, row.text) for row in rows if row.text_hash not in vectors}
         tally.reused += len(vectors)
         if texts:
-            made = _embed(writer, generation, embedder(), texts, tally)
-            vectors |= made
-        if vectors:
-            for start in range(0, len(hashes), BATCH):
-                batch = {one: vectors[one] for one in hashes[start : start + BATCH] if one in vectors}
-                _index(writer, generation, collection(), batch, passages if generation.portable else None)
-        progress = progress or Progress("Embedding texts", _wanted(writer, generation, live))
+            vectors |= _embed(writer, generation, embedder(), texts, tally)
+        settled = list(vectors)
+        for start in range(0, len(settled), BATCH):
+            batch = {text_hash: vectors[text_hash] for text_hash in settled[start : start + BATCH]}
+            _index(writer, generation, collection(), batch, passages if generation.portable else None)
         progress.add(len(hashes))
     if generation.number == live.number:
         with writer.reading() as transaction:
@@ -94,34 +89,25 @@ def _wanted(writer: Writer, generation: Generation, live: Generation) -> int:
 def _unsettled(writer: Writer, generation: Generation, live: Generation) -> Iterator[list[bytes]]:
     """Hashes of texts that are wanted and not settled, at most EMBED_BATCH at a time, in reading order."""
     statement = "documents_to_embed" if generation.number == live.number else "documents_to_build"
-    after = uuid.UUID(int=0)
     waiting: list[bytes] = []
-    while True:
+    for documents in writer.pages(
+        SQL[statement], "document_id", generation=generation.number, live=live.number, most=50
+    ):
         with writer.reading() as transaction:
-            documents = transaction.run(
-                SQL[statement], generation=generation.number, live=live.number, after=after, most=50
+            found = transaction.run(
+                SQL["unsettled"],
+                generation=generation.number,
+                chunker=generation.chunker_fingerprint,
+                model=generation.model_fingerprint,
+                version_ids=[row.version_id for row in documents],
             ).fetchall()
-            found = (
-                transaction.run(
-                    SQL["unsettled"],
-                    generation=generation.number,
-                    chunker=generation.chunker_fingerprint,
-                    model=generation.model_fingerprint,
-                    version_ids=[row.version_id for row in documents],
-                ).fetchall()
-                if documents
-                else []
-            )
         known = set(waiting)
         waiting += [row.text_hash for row in found if row.text_hash not in known]
         while len(waiting) >= EMBED_BATCH:
             yield waiting[:EMBED_BATCH]
             waiting = waiting[EMBED_BATCH:]
-        if not documents:
-            if waiting:
-                yield waiting
-            return
-        after = documents[-1].document_id
+    if waiting:
+        yield waiting
 
 
 def _embed(
@@ -142,7 +128,7 @@ def _embed(
             SQL["record_vectors"],
             model=generation.model_fingerprint,
             text_hashes=list(vectors),
-            vectors=[vector.astype("<f4").tobytes() for vector in vectors.values()],
+            vectors=[stored_vector(vector) for vector in vectors.values()],
         )
         transaction.run(
             SQL["record_usage"],
@@ -197,7 +183,3 @@ def _index(
 def _count(transaction: Transaction, generation: Generation, texts: int) -> None:
     if texts:
         transaction.run(SQL["count_texts"], generation=generation.number, texts=texts)
-
-
-def _known(rows: Iterable[Row]) -> dict[bytes, Vectors]:
-    return {row.text_hash: np.frombuffer(row.vector, dtype="<f4") for row in rows}

@@ -13,7 +13,7 @@ from minirag_pipelines.core.errors import DocumentUnreadable, SourceUnreadable
 from minirag_pipelines.core.records import Item, Problem, Source, content_hash, uri_key
 from minirag_pipelines.ingest.connectors.kinds import Connector, connect
 from minirag_pipelines.ingest.formats import kind_of
-from minirag_pipelines.ingest.publishing import remove_documents
+from minirag_pipelines.ingest.publishing import move_readers, remove_documents
 
 SQL = statements("minirag_pipelines.ingest.sql", "listing.sql")
 _log = logging.getLogger(__name__)
@@ -63,12 +63,10 @@ def list_sources(
     with writer.reading() as transaction:
         transaction.run(SQL["analyze_stage"])
         differs = transaction.run(SQL["differences"], force=force).rowcount
-        gone = transaction.run(SQL["count_vanished"], complete=complete).fetchall()
+        vanished = transaction.run(SQL["vanished_sizes"], complete=complete).fetchall()
         listed = transaction.one(SQL["staged_count"]).documents
     if differs:
-        _read_hashes(writer, connectors, gone, max_bytes)
-    with writer.reading() as transaction:
-        vanished = transaction.run(SQL["any_vanished"], complete=complete).fetchone() is not None
+        _read_hashes(writer, connectors, [row for row in vanished if row.hashed], max_bytes)
     if differs or vanished:
         with writer.writing() as transaction:
             _record(transaction, tally, complete, force=force)
@@ -171,6 +169,8 @@ def _record(transaction: Transaction, tally: ListingTally, complete: Sequence[uu
     tally.new = returned + transaction.one(SQL["add_documents"]).documents
     tally.changed = transaction.one(SQL["change_documents"], force=force).documents
     transaction.run(SQL["record_listed"])
-    transaction.run(SQL["move_reader"])
-    vanished = [row.document_id for row in transaction.run(SQL["vanished_documents"])]
-    tally.removed, tally.chunks_removed = remove_documents(transaction, vanished)
+    vanished = transaction.run(SQL["vanished_documents"]).fetchall()
+    move_readers(transaction, [row.document_id for row in vanished if row.elsewhere])
+    tally.removed, tally.chunks_removed = remove_documents(
+        transaction, [row.document_id for row in vanished if not row.elsewhere]
+    )

@@ -14,7 +14,6 @@ from minirag_pipelines.core.vector_store import BATCH, VectorStore
 from minirag_pipelines.ingest.restoring import restore_lost
 
 SQL = statements("minirag_pipelines.ingest.sql", "publishing.sql")
-_FIRST = uuid.UUID(int=0)
 
 
 @dataclass(slots=True)
@@ -63,27 +62,22 @@ def _publish(
     writer: Writer, generation: Generation, live: Generation, batch: int, being_built: Sequence[Generation] = ()
 ) -> int:
     """How many documents were published into the generation; texts on their way to one being built are followed up."""
-    published, after = 0, _FIRST
+    published = 0
     is_live = generation.number == live.number
-    while True:
-        with writer.reading() as transaction:
-            found = transaction.run(
-                SQL["publishable" if is_live else "buildable"],
-                generation=generation.number,
-                live=live.number,
-                chunker=generation.chunker_fingerprint,
-                model=generation.model_fingerprint,
-                after=after,
-                most=batch,
-            ).fetchall()
-        if not found:
-            return published
-        after = found[-1].document_id
+    for found in writer.pages(
+        SQL["publishable" if is_live else "buildable"],
+        "document_id",
+        generation=generation.number,
+        live=live.number,
+        chunker=generation.chunker_fingerprint,
+        most=batch,
+    ):
         with writer.writing() as transaction:
             ready, displaced = _publish_batch(transaction, generation, found, writer.run_id, live=is_live)
             published += ready
             for building in being_built:
                 displace(transaction, building, displaced)
+    return published
 
 
 def _publish_batch(
@@ -189,8 +183,13 @@ def remove_source(transaction: Transaction, name: str) -> int:
     if row is None:
         raise NotFound("source", name)
     unlisted = transaction.run(SQL["unlist_source"], source_id=row.source_id).fetchall()
-    transaction.run(SQL["move_reader"], source_id=row.source_id)
-    return remove_documents(transaction, [one.document_id for one in unlisted])[0]
+    move_readers(transaction, [one.document_id for one in unlisted if one.elsewhere])
+    return remove_documents(transaction, [one.document_id for one in unlisted if not one.elsewhere])[0]
+
+
+def move_readers(transaction: Transaction, document_ids: Sequence[uuid.UUID]) -> None:
+    """Have documents that their source no longer lists read through another one that does."""
+    transaction.run(SQL["move_readers"], document_ids=list(document_ids))
 
 
 def _swap(writer: Writer, building: Generation, live: Generation) -> bool:

@@ -101,16 +101,9 @@ class _Reading:
 
     def jobs(self) -> Iterator[ParseJob]:
         """What has to be parsed; what needs no parsing is settled on the way."""
-        after = uuid.UUID(int=0)
-        while True:
-            with self._writer.reading() as transaction:
-                rows = transaction.run(
-                    SQL["to_read"], after=after, parsers=json.dumps(dict(self.parsers)), most=_BATCH
-                ).fetchall()
-                known = self._known(transaction, rows)
-            if not rows:
-                return
-            after = rows[-1].document_id
+        parsers = json.dumps(dict(self.parsers))
+        for rows in self._writer.pages(SQL["to_read"], "document_id", parsers=parsers, most=_BATCH):
+            known = self._known(rows)
             reused: list[_Read] = []
             for row in rows:
                 read = self._as_listed(row)
@@ -152,11 +145,13 @@ class _Reading:
             return None
         return _Read(row, row.content_hash, self.parsers[row.kind], row.size_bytes or 0)
 
-    def _known(self, transaction: Transaction, rows: Iterable[Row]) -> set[uuid.UUID]:
+    def _known(self, rows: Iterable[Row]) -> set[uuid.UUID]:
+        """The versions that exist, of those that the listing has read already."""
         listed = [read.version_id for row in rows if (read := self._as_listed(row)) is not None]
-        return (
-            {row.version_id for row in transaction.run(SQL["known_versions"], version_ids=listed)} if listed else set()
-        )
+        if not listed:
+            return set()
+        with self._writer.reading() as transaction:
+            return {row.version_id for row in transaction.run(SQL["known_versions"], version_ids=listed)}
 
     def _job(self, row: Row, reused: list[_Read]) -> ParseJob | None:
         try:
@@ -169,11 +164,13 @@ class _Reading:
             self._waiting[read.version_id].append(read)
             return None
         with self._writer.reading() as transaction:
-            if transaction.run(SQL["known_versions"], version_ids=[read.version_id]).fetchone() is not None:
-                reused.append(read)
-                return None
-            refused = transaction.run(SQL["failed_content"], key=read.failure_key, maker=read.parser).fetchone()
-        if refused is not None and read.content_hash != row.content_hash:
+            standing = transaction.one(
+                SQL["standing"], version_id=read.version_id, key=read.failure_key, maker=read.parser
+            )
+        if standing.parsed:
+            reused.append(read)
+            return None
+        if standing.refused and read.content_hash != row.content_hash:
             with self._writer.writing() as transaction:
                 self._note(transaction, read)
             return None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
-
 from minirag_pipelines.core.database import Writer, statements
 from minirag_pipelines.core.errors import CollectionMismatch
-from minirag_pipelines.core.records import Generation
+from minirag_pipelines.core.providers.models import vector_of
+from minirag_pipelines.core.records import Generation, heading_path
 from minirag_pipelines.core.vector_store import BATCH, VectorStore
 
 SQL = statements("minirag_pipelines.ingest.sql", "restoring.sql")
@@ -37,21 +36,19 @@ def restore_lost(writer: Writer, vectors: VectorStore, generation: Generation) -
 
 def _write_all(writer: Writer, vectors: VectorStore, generation: Generation) -> int:
     collection = vectors.create(generation)
-    written, after = 0, b""
-    while True:
-        with writer.reading() as transaction:
-            rows = transaction.run(
-                SQL["present_vectors"],
-                generation=generation.number,
-                model=generation.model_fingerprint,
-                chunker=generation.chunker_fingerprint,
-                after=after,
-                most=BATCH,
-            ).fetchall()
-        if not rows:
-            return written
-        after = rows[-1].text_hash
-        passages = {row.text_hash: (row.text, " > ".join(row.headings)) for row in rows}
-        known = {row.text_hash: np.frombuffer(row.vector, dtype="<f4") for row in rows}
-        collection.upsert(known, passages if generation.portable else None)
+    written = 0
+    for rows in writer.pages(
+        SQL["present_vectors"],
+        "text_hash",
+        after=b"",
+        generation=generation.number,
+        model=generation.model_fingerprint,
+        chunker=generation.chunker_fingerprint,
+        most=BATCH,
+    ):
+        passages = {row.text_hash: (row.text, heading_path(row.headings)) for row in rows}
+        collection.upsert(
+            {row.text_hash: vector_of(row.vector) for row in rows}, passages if generation.portable else None
+        )
         written += len(rows)
+    return written

@@ -11,11 +11,22 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 Purpose = Literal["document", "query"]
+_STORED = np.dtype("<f4")
 
 LOCAL_CHAT_MODEL = "local/extractive"
 
 # What every chat model says when no passage answers the question.
 NOTHING_FOUND = "Nothing in this collection answers the question."
+
+
+def stored_vector(vector: Vectors) -> bytes:
+    """A vector as PostgreSQL keeps it: float32, little-endian."""
+    return vector.astype(_STORED).tobytes()
+
+
+def vector_of(stored: bytes) -> Vectors:
+    """The vector that `stored_vector` was given."""
+    return np.frombuffer(stored, dtype=_STORED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,15 +50,6 @@ TRUNCATE vanished;
 -- name: staged_count
 SELECT count(DISTINCT uri_key) AS documents FROM staged;
 
--- name: any_vanished
-SELECT 1
-  FROM listed l
-  JOIN document d ON d.tenant_id = %(tenant_id)s AND d.document_id = l.document_id
- WHERE l.tenant_id = %(tenant_id)s
-   AND l.source_id = ANY(%(complete)s)
-   AND NOT EXISTS (SELECT 1 FROM staged s WHERE s.source_id = l.source_id AND s.uri_key = d.uri_key)
- LIMIT 1;
-
 -- name: find_vanished
 WITH unlisted AS (
     SELECT l.source_id, l.document_id
@@ -83,16 +74,17 @@ SELECT DISTINCT ON (d.document_id)
   FROM unlisted u
   JOIN document d ON d.tenant_id = %(tenant_id)s AND d.document_id = u.document_id;
 
--- name: count_vanished
--- Asked before anything is recorded: whether there is anything to pair new items with.
-SELECT d.kind, d.size_bytes
+-- name: vanished_sizes
+-- Asked before anything is recorded: whether anything has vanished, and what new items it could be paired with. `hashed`
+-- says that the content of one of them is known.
+SELECT d.kind, d.size_bytes, bool_or(d.content_hash IS NOT NULL) AS hashed
   FROM listed l
   JOIN document d ON d.tenant_id = %(tenant_id)s AND d.document_id = l.document_id
  WHERE l.tenant_id = %(tenant_id)s
    AND l.source_id = ANY(%(complete)s)
-   AND d.content_hash IS NOT NULL
    AND NOT EXISTS (SELECT 1 FROM staged s WHERE s.source_id = l.source_id AND s.uri_key = d.uri_key)
- GROUP BY d.kind, d.size_bytes;
+ GROUP BY d.kind, d.size_bytes
+ ORDER BY d.kind, d.size_bytes;
 
 -- name: to_hash
 -- Items whose content decides what happened: changed ones, and new ones that may be a vanished document renamed.
@@ -206,17 +198,5 @@ ON CONFLICT (tenant_id, source_id, document_id) DO UPDATE
  WHERE (listed.size_bytes, listed.modified_at, listed.etag)
        IS DISTINCT FROM (EXCLUDED.size_bytes, EXCLUDED.modified_at, EXCLUDED.etag);
 
--- name: move_reader
--- A document is read through a source that lists it.
-UPDATE document d
-   SET source_id = (SELECT l.source_id FROM listed l
-                     WHERE l.tenant_id = %(tenant_id)s AND l.document_id = d.document_id
-                     ORDER BY l.source_id LIMIT 1)
- WHERE d.tenant_id = %(tenant_id)s
-   AND d.document_id IN (SELECT document_id FROM vanished WHERE elsewhere)
-   AND NOT EXISTS (SELECT 1 FROM listed l
-                    WHERE l.tenant_id = %(tenant_id)s AND l.document_id = d.document_id AND l.source_id = d.source_id)
-   AND EXISTS (SELECT 1 FROM listed l WHERE l.tenant_id = %(tenant_id)s AND l.document_id = d.document_id);
-
 -- name: vanished_documents
-SELECT document_id FROM vanished WHERE NOT elsewhere ORDER BY document_id;
+SELECT document_id, elsewhere FROM vanished ORDER BY document_id;

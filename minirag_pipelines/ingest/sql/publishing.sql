@@ -1,6 +1,5 @@
 -- name: publishable
--- Documents whose version is cut and has every text settled in the live generation. The state of a text is looked up
--- one by one: joined, a table that has never been analysed is read as a whole for each chunk.
+-- Documents whose version is cut and has every text settled in the live generation.
 SELECT d.document_id, d.version_id, k.chunks
   FROM document d
   JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = d.version_id AND k.chunker = %(chunker)s
@@ -9,15 +8,7 @@ SELECT d.document_id, d.version_id, k.chunks
    AND d.document_id > %(after)s
    AND d.removed_at IS NULL
    AND d.forgotten_at IS NULL
-   AND NOT EXISTS (SELECT 1 FROM chunk c
-                    WHERE c.tenant_id = %(tenant_id)s AND c.version_id = d.version_id AND c.chunker = %(chunker)s
-                      AND (SELECT i.state FROM indexed i
-                            WHERE i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s
-                              AND i.text_hash = c.text_hash) IS DISTINCT FROM 'there'
-                      AND NOT EXISTS (SELECT 1 FROM failure f
-                                       WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
-                                         AND f.key = encode(c.text_hash, 'hex') AND f.maker = %(model)s
-                                         AND f.permanent))
+   AND settled(%(tenant_id)s, %(generation)s, d.version_id)
  ORDER BY d.document_id
  LIMIT %(most)s;
 
@@ -32,15 +23,7 @@ SELECT p.document_id, p.version_id, k.chunks
    AND NOT EXISTS (SELECT 1 FROM published b
                     WHERE b.tenant_id = %(tenant_id)s AND b.generation = %(generation)s
                       AND b.document_id = p.document_id AND b.version_id = p.version_id)
-   AND NOT EXISTS (SELECT 1 FROM chunk c
-                    WHERE c.tenant_id = %(tenant_id)s AND c.version_id = p.version_id AND c.chunker = %(chunker)s
-                      AND (SELECT i.state FROM indexed i
-                            WHERE i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s
-                              AND i.text_hash = c.text_hash) IS DISTINCT FROM 'there'
-                      AND NOT EXISTS (SELECT 1 FROM failure f
-                                       WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
-                                         AND f.key = encode(c.text_hash, 'hex') AND f.maker = %(model)s
-                                         AND f.permanent))
+   AND settled(%(tenant_id)s, %(generation)s, p.version_id)
  ORDER BY p.document_id
  LIMIT %(most)s;
 
@@ -157,23 +140,25 @@ UPDATE source SET removed_at = now()
 RETURNING source_id;
 
 -- name: unlist_source
--- Documents that no other source lists.
+-- `elsewhere` says that another source lists the document too.
 WITH unlisted AS (
     DELETE FROM listed WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s RETURNING document_id
 )
-SELECT u.document_id
+SELECT u.document_id,
+       EXISTS (SELECT 1 FROM listed l
+                WHERE l.tenant_id = %(tenant_id)s AND l.document_id = u.document_id
+                  AND l.source_id <> %(source_id)s) AS elsewhere
   FROM unlisted u
- WHERE NOT EXISTS (SELECT 1 FROM listed l
-                    WHERE l.tenant_id = %(tenant_id)s AND l.document_id = u.document_id
-                      AND l.source_id <> %(source_id)s)
  ORDER BY u.document_id;
 
--- name: move_reader
+-- name: move_readers
+-- A document is read through a source that lists it.
 UPDATE document d
    SET source_id = (SELECT l.source_id FROM listed l
                      WHERE l.tenant_id = %(tenant_id)s AND l.document_id = d.document_id
                      ORDER BY l.source_id LIMIT 1)
  WHERE d.tenant_id = %(tenant_id)s
-   AND d.source_id = %(source_id)s
-   AND d.removed_at IS NULL
+   AND d.document_id = ANY(%(document_ids)s)
+   AND NOT EXISTS (SELECT 1 FROM listed l
+                    WHERE l.tenant_id = %(tenant_id)s AND l.document_id = d.document_id AND l.source_id = d.source_id)
    AND EXISTS (SELECT 1 FROM listed l WHERE l.tenant_id = %(tenant_id)s AND l.document_id = d.document_id);

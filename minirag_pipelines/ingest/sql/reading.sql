@@ -28,12 +28,13 @@ SELECT kind, count(*) AS documents
 -- name: known_versions
 SELECT version_id FROM version WHERE tenant_id = %(tenant_id)s AND version_id = ANY(%(version_ids)s) ORDER BY version_id;
 
--- name: failed_content
--- Bytes that today's parser has refused before, for good or until later: another document may hold them too.
-SELECT f.key, f.code, f.reason, f.permanent
-  FROM failure f
- WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'parse' AND f.key = %(key)s AND f.maker = %(maker)s
-   AND (f.permanent OR f.next_at > now());
+-- name: standing
+-- Whether content has been parsed already, or refused by today's parser, for good or until later: another document may
+-- hold the same bytes.
+SELECT EXISTS (SELECT 1 FROM version WHERE tenant_id = %(tenant_id)s AND version_id = %(version_id)s) AS parsed,
+       EXISTS (SELECT 1 FROM failure f
+                WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'parse' AND f.key = %(key)s AND f.maker = %(maker)s
+                  AND (f.permanent OR f.next_at > now())) AS refused;
 
 -- name: add_version
 INSERT INTO version (tenant_id, version_id, content_hash, kind, parser, title, text, elements, pages, warnings,
@@ -53,17 +54,7 @@ UPDATE document d
                                                       AND p.generation = g.number
                                     WHERE p.tenant_id = %(tenant_id)s AND p.document_id = d.document_id
                                       AND p.version_id = read.version_id
-                                      AND NOT EXISTS (
-                                          SELECT 1 FROM chunk c
-                                            LEFT JOIN indexed i ON i.tenant_id = %(tenant_id)s
-                                                               AND i.generation = g.number
-                                                               AND i.text_hash = c.text_hash
-                                           WHERE c.tenant_id = %(tenant_id)s AND c.version_id = read.version_id
-                                             AND c.chunker = g.chunker AND i.state IS DISTINCT FROM 'there'
-                                             AND NOT EXISTS (SELECT 1 FROM failure f
-                                                              WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
-                                                                AND f.key = encode(c.text_hash, 'hex')
-                                                                AND f.maker = g.model AND f.permanent)))
+                                      AND settled(%(tenant_id)s, g.number, read.version_id))
                       THEN NULL ELSE 'publication' END
   FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[], %(content_hashes)s::bytea[], %(sizes)s::bigint[])
        AS read (document_id, version_id, content_hash, size_bytes)

@@ -251,6 +251,26 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Whether every text of a version is settled in a generation: in its collection, or refused by its model for good. The
+-- state of a text is looked up by itself: joined, a table that has never been analysed is read as a whole each time.
+CREATE FUNCTION minirag.settled(of_tenant text, in_generation integer, of_version uuid) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+        SELECT NOT EXISTS (
+            SELECT 1
+              FROM minirag.generation g
+              JOIN minirag.chunk c ON c.tenant_id = of_tenant AND c.version_id = of_version AND c.chunker = g.chunker
+             WHERE g.tenant_id = of_tenant
+               AND g.number = in_generation
+               AND (SELECT i.state FROM minirag.indexed i
+                     WHERE i.tenant_id = of_tenant AND i.generation = in_generation AND i.text_hash = c.text_hash)
+                   IS DISTINCT FROM 'there'
+               AND NOT EXISTS (SELECT 1 FROM minirag.failure f
+                                WHERE f.tenant_id = of_tenant AND f.stage = 'embed'
+                                  AND f.key = encode(c.text_hash, 'hex') AND f.maker = g.model AND f.permanent))
+    $$;
+GRANT EXECUTE ON FUNCTION minirag.settled(text, integer, uuid) TO minirag_app;
+
 -- What must be known before a tenant is: answered by functions of a role with policies of its own.
 GRANT USAGE ON SCHEMA minirag TO minirag_app, minirag_operator;
 GRANT SELECT ON minirag.tenant, minirag.token TO minirag_operator;
