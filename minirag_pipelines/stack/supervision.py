@@ -151,14 +151,16 @@ class Supervision:
                     del waiting[name]
             waiting |= {name: reason for name, reason in ailing.items() if name in waiting}
             if waiting and time.monotonic() > deadline:
-                name, reason = next(iter(waiting.items()))
-                raise StackFailed(name, reason, str(self._home / "logs" / f"{name}.log"))
+                name = next((name for name, reason in waiting.items() if reason), dagster.WEBSERVER)
+                raise StackFailed(name, waiting[name], str(self._home / "logs" / f"{name}.log"))
         return True
 
     def _start_elsewhere(self, dead: dagster.Service) -> None:
         """Start again at other ports when another program took one since we looked. Raises StackFailed otherwise."""
         self._elsewhere += 1
-        if dagster.port_is_free(dead.name, self._record.ports) or self._elsewhere > 3:
+        # The other program may be gone again by now.
+        taken = not dagster.port_is_free(dead.name, self._record.ports) or "already in use" in tail(dead.log)
+        if not taken or self._elsewhere > 3:
             raise StackFailed(dead.name, tail(dead.log, 1), str(dead.log))
         self._stop_dagster()
         self._start_dagster(self._addressed)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from minirag_pipelines.cli.remote_run import answers
+from minirag_pipelines.core.settings import Settings
 from tests.fakes import OpenAIServer
 
 if TYPE_CHECKING:
@@ -52,6 +54,13 @@ class Stack:
         assert process.returncode == exits, stderr
         return stdout
 
+    def start_all(self) -> None:
+        try:
+            self.run("up", "--detach")
+        except AssertionError as error:
+            logs = sorted((self.folder / "home" / "logs").glob("*.log"))
+            pytest.fail("\n".join([str(error), *(f"{log.name}:\n{log.read_text()[-2000:]}" for log in logs)]))
+
     def json(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "--json"))
 
@@ -68,7 +77,7 @@ def stack() -> Iterator[Stack]:
         }
         running = Stack(folder, environment, provider)
         try:
-            running.run("up", "--detach")
+            running.start_all()
             running.ui_url = running.json("status")["ui_url"]
             for tenant in ("acme", "harbour"):
                 docs = folder / tenant
@@ -98,6 +107,15 @@ def page() -> Iterator[Page]:
 
 def test_a_second_up_says_that_it_is_up(stack: Stack) -> None:
     assert stack.ui_url in stack.run("up", "--detach")
+
+
+def test_what_answers_where_a_killed_stack_had_been_is_not_taken_for_it(stack: Stack) -> None:
+    ours = Settings(home=stack.folder / "home").with_addresses()
+    assert answers(ours)
+    assert not answers(ours.model_copy(update={"code_location_port": 1}))
+    assert not answers(ours.model_copy(update={"ui_url": ours.chroma_url}))
+    assert not answers(ours.model_copy(update={"ui_url": stack.provider.url}))
+    assert not answers(ours.model_copy(update={"ui_url": "http://127.0.0.1:9"}))
 
 
 def test_every_service_is_named_with_its_process_and_log(stack: Stack) -> None:
