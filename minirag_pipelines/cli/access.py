@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from minirag_pipelines.cli.output import AsJson, out, print_json, print_table, say
-from minirag_pipelines.cli.session import session
+from minirag_pipelines.cli.output import AsJson, out, print_done, print_json, print_table, say
+from minirag_pipelines.cli.session import catalog_of
 from minirag_pipelines.cli.tenants import TenantId
-from minirag_pipelines.core.catalog import SCOPES, Catalog
+from minirag_pipelines.core.catalog import SCOPES
 from minirag_pipelines.core.errors import InvalidInput
 from minirag_pipelines.core.providers.models import LOCAL_CHAT_MODEL
 from minirag_pipelines.core.providers.registry import chat_model
@@ -33,10 +33,8 @@ def issue(
     if unknown := [one for one in scopes if one not in SCOPES]:
         raise InvalidInput("scope", f"{unknown[0]!r} is none of {', '.join(SCOPES)}.")
     expires_at = datetime.now(tz=UTC) + timedelta(days=days) if days else None
-    with session() as opened:
-        opened.tenant(tenant)
-        with opened.database.transaction(tenant) as transaction:
-            token, issued = Catalog(transaction).issue_token(name, scopes=scopes, expires_at=expires_at)
+    with catalog_of(tenant) as catalog:
+        token, issued = catalog.issue_token(name, scopes=scopes, expires_at=expires_at)
     if as_json:
         print_json({"token": token} | _token_json(issued))
     else:
@@ -47,10 +45,8 @@ def issue(
 @tokens.command("list")
 def list_tokens(tenant: TenantId, as_json: AsJson = False) -> None:
     """A tenant's tokens, without the tokens themselves."""
-    with session() as opened:
-        opened.tenant(tenant)
-        with opened.database.transaction(tenant) as transaction:
-            found = Catalog(transaction).tokens()
+    with catalog_of(tenant) as catalog:
+        found = catalog.tokens()
     if as_json:
         print_json([_token_json(token) for token in found])
         return
@@ -68,14 +64,9 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Revoke a token: the next request that shows it is refused."""
-    with session() as opened:
-        opened.tenant(tenant)
-        with opened.database.transaction(tenant) as transaction:
-            revoked = Catalog(transaction).revoke_token(token)
-    if as_json:
-        print_json(_token_json(revoked))
-    else:
-        out.print(f"Revoked token {revoked.name} ({revoked.token_id}).", markup=False)
+    with catalog_of(tenant) as catalog:
+        revoked = catalog.revoke_token(token)
+    print_done(_token_json(revoked), f"Revoked token {revoked.name} ({revoked.token_id}).", as_json=as_json)
 
 
 @bots.command("add")
@@ -92,23 +83,16 @@ def add_bot(
 ) -> None:
     """Add a bot: ask it with `minirag ask TENANT QUESTION --bot NAME`."""
     chat_model(model)
-    with session() as opened:
-        opened.tenant(tenant)
-        with opened.database.transaction(tenant) as transaction:
-            added = Catalog(transaction).add_bot(name, model=model, prompt=prompt, top_k=top_k)
-    if as_json:
-        print_json(_bot_json(added))
-    else:
-        out.print(f"Added bot {name}, which answers with {model}.", markup=False)
+    with catalog_of(tenant) as catalog:
+        added = catalog.add_bot(name, model=model, prompt=prompt, top_k=top_k)
+    print_done(_bot_json(added), f"Added bot {name}, which answers with {model}.", as_json=as_json)
 
 
 @bots.command("list")
 def list_bots(tenant: TenantId, as_json: AsJson = False) -> None:
     """A tenant's bots."""
-    with session() as opened:
-        opened.tenant(tenant)
-        with opened.database.transaction(tenant) as transaction:
-            found = Catalog(transaction).bots()
+    with catalog_of(tenant) as catalog:
+        found = catalog.bots()
     if as_json:
         print_json([_bot_json(bot) for bot in found])
         return

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from minirag_pipelines.cli.output import AsJson, out, print_json, progress
 from minirag_pipelines.cli.session import Session, session
-from minirag_pipelines.cli.syncing import report_of, runner
+from minirag_pipelines.cli.syncing import synced
 from minirag_pipelines.core.catalog import Catalog, tenant_ids
 from minirag_pipelines.core.errors import MiniRAGError, NotFound
 from minirag_pipelines.core.providers.registry import embedder
@@ -42,8 +42,8 @@ class DemoTenant:
 
 
 class SyncFailed(MiniRAGError):
-    def __init__(self, tenant_id: str, reason: str | None) -> None:
-        super().__init__(f"The sync of {tenant_id} failed: {reason or 'the run says no reason.'}")
+    def __init__(self, tenant_id: str, reason: str) -> None:
+        super().__init__(f"The sync of {tenant_id} failed: {reason}")
         self.tenant_id = tenant_id
 
 
@@ -112,16 +112,11 @@ def _docs_root() -> Path:
 
 def _indexed(opened: Session, tenant: DemoTenant, console: Console) -> dict[str, Any]:
     """Have the tenant and its sources in the catalog, sync it, and tell what that took."""
-    began = time.monotonic()
     added = _catalogued(opened, tenant)
     console.print(Text.assemble("  ", (tenant.tenant_id, "cyan"), f": {tenant.name}"))
-    with progress(f"Syncing {tenant.tenant_id}") as update:
-        outcome = runner(opened.settings)(
-            opened.settings, tenant.tenant_id, {}, lambda words: update(f"Syncing {tenant.tenant_id}: {words}")
-        )
-    sync = report_of(tenant.tenant_id, outcome, time.monotonic() - began)
-    if not outcome.succeeded:
-        raise SyncFailed(tenant.tenant_id, outcome.error)
+    sync = synced(opened.settings, tenant.tenant_id)
+    if sync["status"] == "failed":
+        raise SyncFailed(tenant.tenant_id, sync["error"])
     read, embedded, live = sync["documents"], sync["embeddings"], sync["collection"]
     known = "known already, all of it used again: " if not (read["parsed"] or embedded["embedded"]) else ""
     console.print(
@@ -148,7 +143,7 @@ def _catalogued(opened: Session, tenant: DemoTenant) -> bool:
         found = {source.name: source.config for source in catalog.sources()}
     new = {name: config for name, config in wanted.items() if found.get(name) != config}
     if moved := new.keys() & found.keys():  # MiniRAG was installed anew somewhere else
-        with opened.database.writer(tenant.tenant_id, "demo", wait_s=30) as writer, writer.writing() as transaction:
+        with opened.database.writer(tenant.tenant_id, wait_s=30) as writer, writer.writing() as transaction:
             for name in sorted(moved):
                 remove_source(transaction, name)
     with opened.database.transaction(tenant.tenant_id) as transaction:
@@ -200,10 +195,9 @@ def _places(answer: Answer, tenant: DemoTenant) -> list[str]:
 def _say_what_next(opened: Session, tenant: DemoTenant, report: dict[str, Any], console: Console) -> None:
     from minirag_pipelines.cli import remote_run
 
-    ui_url = opened.settings.ui_url
-    is_up = ui_url is not None and remote_run.answers(ui_url)
     command = _command()
-    where = f"{ui_url}: " if is_up else f"{command} up, then in the browser: "
+    is_up = remote_run.answers(opened.settings)
+    where = f"{opened.settings.ui_url}: " if is_up else f"{command} up, then in the browser: "
     console.print()
     console.print(Text(f"Done in {report['seconds']:.1f} s", style="bold"))
     for text in (

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from minirag_pipelines.cli.syncing import STEPS, Outcome
+from minirag_pipelines.cli.syncing import LOCATION, REPOSITORY, STEPS, Outcome
 from minirag_pipelines.core.database import run_held, run_is_alive
 from minirag_pipelines.core.errors import SyncInProgress
 from minirag_pipelines.core.settings import Settings
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 
 class _Shown(logging.Handler):
-    """What a step says of its progress, on the terminal."""
-
     def __init__(self, update: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
         self._update = update
@@ -29,13 +28,20 @@ class _Shown(logging.Handler):
         self._update(record.getMessage())
 
 
-LOCATION, REPOSITORY = "minirag", "__repository__"
+@contextmanager
+def _shown(update: Callable[[str], None]) -> Iterator[None]:
+    """What a step says of its progress, on the terminal."""
+    logger, handler = logging.getLogger("minirag_pipelines.ingest.progress"), _Shown(update)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Callable[[str], None]) -> Outcome:
     """Do the `sync` job here. Raises SyncInProgress while another run of the tenant lives."""
     update("loading Dagster")
-    logging.getLogger("minirag_pipelines.ingest.progress").addHandler(_Shown(update))
     from minirag_pipelines.stack.databases import dagster_database_url
     from minirag_pipelines.stack.services import dagster_home
 
@@ -50,7 +56,7 @@ def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Call
     job = defs.resolve_job_def("sync")
     run_id = str(uuid.uuid4())
     url = settings.database_url.get_secret_value() if settings.database_url else ""
-    with dg.DagsterInstance.get() as instance, run_held(url, run_id):
+    with _shown(update), dg.DagsterInstance.get() as instance, run_held(url, run_id):
         _fail_dead_runs(instance, url, tenant)
         instance.add_dynamic_partitions("tenants", [tenant])
         created = instance.create_run_for_job(

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from minirag_pipelines.cli.output import AsJson, err, out, print_json, print_table, progress
+from minirag_pipelines.cli.output import AsJson, err, out, print_done, print_json, print_table, progress
 from minirag_pipelines.cli.session import session
-from minirag_pipelines.core.catalog import Catalog, tenant_ids
+from minirag_pipelines.core.catalog import tenant_ids
 from minirag_pipelines.core.errors import AlreadyUp, MiniRAGError
 from minirag_pipelines.core.records import checked_tenant_id
 from minirag_pipelines.core.settings import Settings, settings
@@ -51,10 +51,8 @@ def down(as_json: AsJson = False) -> None:
 
     with progress("Stopping the stack"):
         stopped = supervisor.stop(settings())
-    if as_json:
-        print_json({"stopped": stopped})
-    else:
-        out.print(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running.", markup=False)
+    sentence = f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running."
+    print_done({"stopped": stopped}, sentence, as_json=as_json)
 
 
 def status(
@@ -119,12 +117,7 @@ def _tenants(chosen: Settings, tenant: str | None) -> list[dict[str, Any]]:
     if chosen.database_url is None and not chosen.home.is_dir():
         return []
     with session() as opened:
-        found = [opened.tenant(tenant).tenant_id] if tenant else tenant_ids(opened.database)
-        overviews = []
-        for tenant_id in found:
-            with opened.database.transaction(tenant_id) as transaction:
-                overviews.append(Catalog(transaction).overview()._asdict())
-    return overviews
+        return opened.overviews([tenant] if tenant else tenant_ids(opened.database))
 
 
 def _findings() -> Iterator[Finding]:

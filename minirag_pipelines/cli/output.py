@@ -26,6 +26,14 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=_plain) + "\n")
 
 
+def print_done(done: object, sentence: str, *, as_json: bool) -> None:
+    """What a command has done: in JSON, or in a sentence."""
+    if as_json:
+        print_json(done)
+    else:
+        out.print(sentence, markup=False)
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """A table, or one sentence when there is nothing to show. Cells are text, never markup."""
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -9,12 +9,13 @@ from typing import Any
 
 import httpx
 
-from minirag_pipelines.cli.syncing import STEPS, Outcome
+from minirag_pipelines.cli.syncing import LOCATION, REPOSITORY, STEPS, Outcome
 from minirag_pipelines.core.errors import WebserverUnavailable
 from minirag_pipelines.core.settings import Settings
 
 PATIENCE_S = 60.0
-_SELECTOR = {"repositoryLocationName": "minirag", "repositoryName": "__repository__"}
+_SELECTOR = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
+_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name displayMetadata { key value } } } } }"""
 _ADD_PARTITION = """
 mutation ($repository: RepositorySelector!, $partition: String!) {
   addDynamicPartition(repositorySelector: $repository, partitionsDefName: "tenants", partitionKey: $partition) {
@@ -70,12 +71,18 @@ query ($run: ID!) {
 }"""
 
 
-def answers(ui_url: str) -> bool:
-    """Whether a webserver answers there."""
-    try:
-        return httpx.get(f"{ui_url}/server_info", timeout=2).status_code == httpx.codes.OK
-    except httpx.HTTPError:
+def answers(settings: Settings) -> bool:
+    """Whether our webserver answers: where that of a stack that was killed had been, another home's may be now."""
+    if settings.ui_url is None:
         return False
+    try:
+        with httpx.Client(base_url=settings.ui_url, timeout=5) as client:
+            locations = _ask(client, _LOCATIONS)["workspaceOrError"].get("locationEntries", [])
+    except WebserverUnavailable:
+        return False
+    ours = [one for one in locations if one["name"] == LOCATION]
+    port = {"key": "port", "value": str(settings.code_location_port)}
+    return any(settings.code_location_port is None or port in one["displayMetadata"] for one in ours)
 
 
 def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Callable[[str], None]) -> Outcome:
@@ -161,6 +168,8 @@ def _ask(client: httpx.Client, query: str, **variables: object) -> dict[str, Any
         answer = client.post("/graphql", json={"query": query, "variables": variables}).json()
     except (httpx.HTTPError, ValueError) as error:
         raise WebserverUnavailable(address, f"{type(error).__name__}.") from error
+    if not isinstance(answer, dict) or not answer.keys() & {"data", "errors"}:
+        raise WebserverUnavailable(address, "it is another program.")
     if answer.get("errors"):
         raise WebserverUnavailable(address, _first_line(str(answer["errors"][0].get("message"))) or "an error.")
     data: dict[str, Any] = answer["data"]

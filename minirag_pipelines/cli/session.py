@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from minirag_pipelines.cli.output import progress
 from minirag_pipelines.core.catalog import Catalog
@@ -26,6 +27,24 @@ class Session:
         """Raises NotFound, and InvalidInput for an id that is none."""
         with self.database.transaction(checked_tenant_id(tenant_id)) as transaction:
             return Catalog(transaction).tenant()
+
+    def overviews(self, tenants: Iterable[str]) -> list[dict[str, Any]]:
+        """Each tenant with its counts. Raises NotFound."""
+        found = []
+        for tenant_id in tenants:
+            with self.database.transaction(tenant_id) as transaction:
+                found.append(Catalog(transaction).overview()._asdict())
+        return found
+
+
+@contextmanager
+def catalog_of(tenant_id: str) -> Iterator[Catalog]:
+    """What is configured for a tenant, in one transaction. Raises NotFound, and InvalidInput for an id that is none."""
+    checked_tenant_id(tenant_id)
+    with session() as opened, opened.database.transaction(tenant_id) as transaction:
+        catalog = Catalog(transaction)
+        catalog.tenant()
+        yield catalog
 
 
 @contextmanager

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Annotated
 
 import typer
 
-from minirag_pipelines.cli.output import AsJson, out, print_json, print_table
-from minirag_pipelines.cli.session import session
+from minirag_pipelines.cli.output import AsJson, print_done, print_json, print_table
+from minirag_pipelines.cli.session import catalog_of, session
 from minirag_pipelines.cli.tenants import TenantId
-from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.records import Source
 
 app = typer.Typer(no_args_is_help=True, help="Sources: where a tenant's documents come from.")
@@ -36,23 +34,16 @@ def add(
     config = checked_config(
         kind, {key: value for key, value in {"path": path, "glob": glob}.items() if value is not None}
     )
-    with session() as opened:
-        opened.tenant(tenant)
-        with opened.database.transaction(tenant) as transaction:
-            added = Catalog(transaction).add_source(name, kind, config)
-    if as_json:
-        print_json(_as_json(added))
-    else:
-        out.print(f"Added source {name}. Next: minirag sync {tenant}", markup=False)
+    with catalog_of(tenant) as catalog:
+        added = catalog.add_source(name, kind, config)
+    print_done(_as_json(added), f"Added source {name}. Next: minirag sync {tenant}", as_json=as_json)
 
 
 @app.command("list")
 def list_(tenant: TenantId, as_json: AsJson = False) -> None:
     """A tenant's sources."""
-    with session() as opened:
-        opened.tenant(tenant)
-        with opened.database.transaction(tenant) as transaction:
-            sources = Catalog(transaction).sources()
+    with catalog_of(tenant) as catalog:
+        sources = catalog.sources()
     if as_json:
         print_json([_as_json(source) for source in sources])
         return
@@ -72,12 +63,13 @@ def remove(
 
     with session() as opened:
         opened.tenant(tenant)
-        with opened.database.writer(tenant, str(uuid.uuid4()), wait_s=30) as writer, writer.writing() as transaction:
+        with opened.database.writer(tenant, wait_s=30) as writer, writer.writing() as transaction:
             removed = remove_source(transaction, name)
-    if as_json:
-        print_json({"source": name, "documents_removed": removed})
-    else:
-        out.print(f"Removed source {name} and {removed:,} documents; no question returns them any more.", markup=False)
+    print_done(
+        {"source": name, "documents_removed": removed},
+        f"Removed source {name} and {removed:,} documents; no question returns them any more.",
+        as_json=as_json,
+    )
 
 
 def _as_json(source: Source) -> dict[str, object]:

@@ -18,6 +18,8 @@ from minirag_pipelines.cli.session import session
 from minirag_pipelines.cli.tenants import TenantId
 from minirag_pipelines.core.settings import Settings
 
+# What Dagster calls our definitions: the code location, and the only repository in it.
+LOCATION, REPOSITORY = "minirag", "__repository__"
 STEPS = {
     "sources": "listing sources",
     "documents": "reading and parsing documents",
@@ -49,22 +51,25 @@ def sync(
     as_json: AsJson = False,
 ) -> None:
     """Bring a tenant's live collection up to date with its sources."""
-    began = time.monotonic()
     with session() as opened:
         opened.tenant(tenant)
-        config = {"ops": {"sources": {"config": {"force": force, "allow_empty": allow_empty}}}}
-        with progress(f"Syncing {tenant}") as update:
-            outcome = runner(opened.settings)(
-                opened.settings, tenant, config, lambda words: update(f"Syncing {tenant}: {words}")
-            )
-    report = report_of(tenant, outcome, time.monotonic() - began)
+        report = synced(opened.settings, tenant, force=force, allow_empty=allow_empty)
     if as_json:
         print_json(report)
     else:
         _show(report)
-    if not outcome.succeeded:
-        say(outcome.error or "The run failed.")
+    if report["status"] == "failed":
+        say(report["error"])
         raise typer.Exit(1)
+
+
+def synced(settings: Settings, tenant: str, *, force: bool = False, allow_empty: bool = False) -> dict[str, Any]:
+    """Sync a tenant and wait; the report, also of a run that failed."""
+    began = time.monotonic()
+    config = {"ops": {"sources": {"config": {"force": force, "allow_empty": allow_empty}}}}
+    with progress(f"Syncing {tenant}") as update:
+        outcome = runner(settings)(settings, tenant, config, lambda words: update(f"Syncing {tenant}: {words}"))
+    return report_of(tenant, outcome, time.monotonic() - began)
 
 
 def report_of(tenant: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def report_of(tenant: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
         "collection": _counts(published, "generation", "documents", "chunks"),
         "seconds": round(seconds, 2),
     }
-    return report if outcome.error is None else report | {"error": outcome.error}
+    return report if outcome.succeeded else report | {"error": outcome.error or "The run failed."}
 
 
 def _counts(metadata: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def runner(settings: Settings) -> Runner:
     """The webserver's way while it is up, this process's own otherwise; Dagster is imported only by the latter."""
     from minirag_pipelines.cli import remote_run
 
-    if settings.ui_url is not None and remote_run.answers(settings.ui_url):
+    if remote_run.answers(settings):
         return remote_run.run
     from minirag_pipelines.cli import local_run
 

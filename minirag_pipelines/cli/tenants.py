@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from minirag_pipelines.cli.output import AsJson, out, print_json, print_table
-from minirag_pipelines.cli.session import session
+from minirag_pipelines.cli.output import AsJson, print_done, print_json, print_table
+from minirag_pipelines.cli.session import catalog_of, session
 from minirag_pipelines.core.catalog import Catalog, tenant_ids
 from minirag_pipelines.core.errors import InvalidInput
 from minirag_pipelines.core.providers.models import Embedder
@@ -54,7 +54,8 @@ def add(
         added = Catalog(transaction).add_tenant(
             name=name, embedding_model=model.model, chunker=chunker, portable=bool(portable)
         )
-    _show(added, as_json, f"Added tenant {tenant}. Next: minirag source add {tenant} files --name docs --path DIR")
+    next_step = f"Next: minirag source add {tenant} files --name docs --path DIR"
+    print_done(_as_json(added), f"Added tenant {tenant}. {next_step}", as_json=as_json)
 
 
 @app.command("set")
@@ -68,27 +69,20 @@ def set_(
     as_json: AsJson = False,
 ) -> None:
     """Change a tenant. Another model or chunker is built beside the live index at the next sync, then swapped in."""
-    with session() as opened:
-        current = opened.tenant(tenant)
-        chunker = None
+    with catalog_of(tenant) as catalog:
+        current, chunker = catalog.tenant(), None
         if (embedding_model, chunk_tokens, chunk_overlap) != (None, None, None):
             model = embedder(embedding_model or current.embedding_model)
             chunker = _chunker(model, chunk_tokens, chunk_overlap, current.chunker)
-        with opened.database.transaction(tenant) as transaction:
-            changed = Catalog(transaction).change_tenant(
-                name=name, embedding_model=embedding_model, chunker=chunker, portable=portable
-            )
-    _show(changed, as_json, f"Changed tenant {tenant}.")
+        changed = catalog.change_tenant(name=name, embedding_model=embedding_model, chunker=chunker, portable=portable)
+    print_done(_as_json(changed), f"Changed tenant {tenant}.", as_json=as_json)
 
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """All tenants, with what each has."""
     with session() as opened:
-        overviews = []
-        for tenant in tenant_ids(opened.database):
-            with opened.database.transaction(tenant) as transaction:
-                overviews.append(Catalog(transaction).overview()._asdict())
+        overviews = opened.overviews(tenant_ids(opened.database))
     if as_json:
         print_json(overviews)
         return
@@ -103,11 +97,8 @@ def list_(as_json: AsJson = False) -> None:
 @app.command()
 def show(tenant: TenantId, as_json: AsJson = False) -> None:
     """One tenant: its settings and what it has."""
-    with session() as opened:
-        found = opened.tenant(tenant)
-        with opened.database.transaction(tenant) as transaction:
-            overview = Catalog(transaction).overview()._asdict()
-    shown = _as_json(found) | overview
+    with catalog_of(tenant) as catalog:
+        shown = _as_json(catalog.tenant()) | catalog.overview()._asdict()
     if as_json:
         print_json(shown)
     else:
@@ -136,10 +127,3 @@ def _as_json(tenant: Tenant) -> dict[str, object]:
         "portable": tenant.portable,
         "created_at": tenant.created_at,
     }
-
-
-def _show(tenant: Tenant, as_json: bool, sentence: str) -> None:
-    if as_json:
-        print_json(_as_json(tenant))
-    else:
-        out.print(sentence, markup=False)

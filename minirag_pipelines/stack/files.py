@@ -69,9 +69,6 @@ class Lock:
         """Whether we have it now; without waiting, False when anybody else holds it."""
         return self._flock("LOCK_EX", wait=wait)
 
-    def release(self) -> None:
-        self._flock("LOCK_UN")
-
     def close(self) -> None:
         """Also lets go of the lock."""
         os.close(self._descriptor)
