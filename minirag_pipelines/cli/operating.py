@@ -73,7 +73,11 @@ def status(
         print_json({"ui_url": state.ui_url, "api_url": None, "services": services, "tenants": tenants})
         return
     out.print(f"Dagster UI: {state.ui_url}" if state.ui_url else "The stack is not up: minirag up", markup=False)
-    print_table(("service", "state", "pid", "log"), (list(service.values()) for service in services), empty="")
+    print_table(
+        ("service", "state", "pid", "log"),
+        ([service.name, service.state, service.pid and str(service.pid), service.log] for service in state.services),
+        empty="",
+    )
     columns = ("tenant_id", "sources", "documents", "chunks", "pending", "quarantined", "changed_at")
     print_table(
         columns,
