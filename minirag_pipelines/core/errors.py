@@ -185,7 +185,7 @@ class DatabaseUnavailable(MiniRAGError):
     retryable: ClassVar[bool] = True
 
     def __init__(self, address: str, reason: str) -> None:
-        super().__init__(f"PostgreSQL at {address} can't be reached: {reason}")
+        super().__init__(f"PostgreSQL at {address} is not available: {reason}")
         self.address = address
         self.reason = reason
 

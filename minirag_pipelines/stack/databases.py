@@ -16,7 +16,22 @@ DATABASE = "minirag"
 
 
 def prepare(postgres: Postgres) -> dict[str, str]:
-    """Make databases, logins and schema, as far as they are not there. Returns the addresses, by setting."""
+    """Make databases, logins and schema, as far as they are not there. Returns the addresses, by setting.
+
+    Raises StackFailed.
+    """
+    import psycopg
+
+    from minirag_pipelines.core.database import first_line
+
+    try:
+        return _prepared(postgres)
+    except psycopg.Error as error:
+        reason = f"its databases can't be made ready: {first_line(error)}"
+        raise StackFailed("postgres", reason, str(postgres.log)) from error
+
+
+def _prepared(postgres: Postgres) -> dict[str, str]:
     import psycopg
     from psycopg import sql
 

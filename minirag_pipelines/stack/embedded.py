@@ -72,6 +72,10 @@ class Stores:
     def addressed(self, settings: Settings) -> Settings:
         """The settings with the addresses of these servers, and none of a PostgreSQL of ours beside another one."""
         ours = read_json(self.home / ADDRESSES_FILE)
+        needed = (*DATABASE_ADDRESSES * bool(self.postgres), *["chroma_url"] * bool(self.chroma))
+        if not ours.keys() >= set(needed):
+            self.start()  # writes them down again
+            ours = read_json(self.home / ADDRESSES_FILE)
         found: dict[str, Any] = {"home": self.home}
         for name in DATABASE_ADDRESSES:
             if self.postgres:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from minirag_pipelines.core.errors import StackFailed
+from minirag_pipelines.core.errors import MiniRAGError, StackFailed
 from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.stack import services as dagster
 from minirag_pipelines.stack.databases import dagster_database_url
@@ -71,9 +71,12 @@ class Supervision:
                     self._record.phase = "stopping"
                     self._stop_dagster()
             self._record.phase = "stopped"
-        except StackFailed as error:
+        except MiniRAGError as error:
             self._record.phase = "failed"
-            self._record.error = {"service": error.service, "reason": error.reason, "log": error.log}
+            if isinstance(error, StackFailed):
+                self._record.error = {"service": error.service, "reason": error.reason, "log": error.log}
+            else:
+                self._record.error = {"service": "stack", "reason": str(error), "log": None}
             raise
         finally:
             if self._record.phase not in ("stopped", "failed"):
@@ -92,8 +95,12 @@ class Supervision:
         self._record.write(self._home)
         self._say("stack", "running", f"up: {self._environment['MINIRAG_UI_URL']}")
         while not self._stopping.wait(0.5):
-            self._look_after_stores()
-            self._look_after_dagster()
+            try:
+                self._look_after_stores()
+                self._look_after_dagster()
+            except MiniRAGError as error:
+                self._say("stack", "failed", f"{error} Trying again.")
+                self._stopping.wait(5.0)
 
     def _start_dagster(self, addressed: Settings) -> None:
         """Start all three, at the addresses of the stores as they are now."""
@@ -211,7 +218,7 @@ class Supervision:
             return False
         for name in names:
             attempts = self._attempts[name] = self._attempts.get(name, 0) + 1
-            self._next_attempt_at[name] = now + min(0.5 * 2**attempts, 30.0)
+            self._next_attempt_at[name] = now + min(0.5 * 2 ** min(attempts, 6), 30.0)
         return True
 
     def _stop_dagster(self) -> None:
