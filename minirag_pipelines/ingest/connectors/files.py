@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,10 @@ _SETTLED_S = 0.05
 
 
 class Config(BaseModel):
-    """`path` is absolute or a URL; `glob` without a slash means names at any depth, as `*.md` does in most tools."""
+    """`path` is absolute, or a URL of files that are not on this machine.
+
+    `glob` without a slash means names at any depth, as `*.md` does in most tools.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,6 +39,8 @@ class Config(BaseModel):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: str) -> str:
+        if re.match(r"(file|local)://", path):
+            path = file_path(path)
         return path if "://" in path else os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - keeps links as given
 
 
@@ -143,12 +148,11 @@ class RemoteFiles:
         for path, info in sorted(found.items()):
             relative = path.removeprefix(self._root).lstrip("/") or PurePosixPath(path).name
             if self._matches(relative) and not any(part.startswith(".") for part in relative.split("/")):
-                modified = info.get("LastModified") or info.get("mtime") or info.get("created")
                 etag = info.get("ETag") or info.get("etag")
                 yield Item(
                     self._filesystem.unstrip_protocol(path),
                     info.get("size"),
-                    modified if isinstance(modified, datetime) else None,
+                    _modified_at(info),
                     str(etag) if etag else None,
                 )
 
@@ -172,8 +176,8 @@ def file_uri(path: str) -> str:
 
 
 def file_path(uri: str) -> str:
-    """The path that `file_uri` was given."""
-    return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
+    """The path that `file_uri` was given; of any URL of a file on this machine."""
+    return os.fsdecode(unquote_to_bytes(uri.partition("://")[2]))
 
 
 def too_large(size_bytes: int, max_bytes: int) -> DocumentUnreadable:
@@ -204,6 +208,14 @@ def _item(path: str, found: os.stat_result) -> Item:
     unsettled = max(found.st_mtime, found.st_ctime) > now - _SETTLED_S
     modified_at = datetime.fromtimestamp(found.st_mtime, tz=UTC)
     return Item(file_uri(path), found.st_size, modified_at, etag + "?" if unsettled else etag)
+
+
+def _modified_at(info: Mapping[str, Any]) -> datetime | None:
+    """As the filesystem says it: each has its own name for it, and its own form."""
+    found = info.get("LastModified") or info.get("mtime") or info.get("created")
+    if isinstance(found, int | float):
+        return datetime.fromtimestamp(found, tz=UTC)
+    return found if isinstance(found, datetime) else None
 
 
 def _matcher(glob: str) -> Any:
