@@ -184,4 +184,4 @@ def _citation(hit: Hit, claim: str) -> Citation:
     # A chunk that repeats a table's header is longer than its span: there, positions can't be carried over.
     exact = len(hit.text) == hit.span[1] - hit.span[0]
     span = (hit.span[0] + start, hit.span[0] + end) if exact else hit.span
-    return Citation(hit.rank, hit.document_id, hit.uri, hit.page, span, hit.text[start:end])
+    return Citation(hit.rank, hit.chunk_id, hit.document_id, hit.uri, hit.page, span, hit.text[start:end])

@@ -20,6 +20,7 @@ class Hit:
     score: float
     text: str
     document_id: uuid.UUID
+    version_id: uuid.UUID
     source: str
     uri: str
     also_in: tuple[str, ...]
@@ -34,6 +35,7 @@ class Hit:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "document_id": str(self.document_id),
+            "version_id": str(self.version_id),
             "also_in": list(self.also_in),
             "headings": list(self.headings),
             "span": list(self.span),
@@ -60,9 +62,13 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """What an answer's mark [rank] stands for. `quote` is verbatim from the hit; `span` is where it stands."""
+    """What an answer's mark [rank] stands for: the hit of this rank, with its chunk and document.
+
+    `quote` is verbatim from the hit; `span` is where it stands.
+    """
 
     rank: int
+    chunk_id: str
     document_id: uuid.UUID
     uri: str
     page: int | None

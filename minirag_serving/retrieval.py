@@ -126,6 +126,7 @@ def _hit(rank: int, near: Near, places: Sequence[Place], live: Generation) -> Hi
         score=round(near.similarity, 6),
         text=first.text,
         document_id=first.document_id,
+        version_id=first.version_id,
         source=first.source,
         uri=first.uri,
         also_in=tuple(place.uri for place in others),

@@ -12,7 +12,6 @@ with MiniRAG() as minirag:
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -80,10 +79,7 @@ class MiniRAG:
     def ask(self, who: AuthContext, question: str, *, bot: str | None = None, history: Sequence[Turn] = ()) -> Answer:
         """An answer whose citations point at passages. Raises NotFound for a bot that this tenant does not have."""
         began = time.perf_counter()
-        profile = self._bot(who, bot)
-        found = self.search(who, question, top_k=profile.top_k if profile else DEFAULT_TOP_K)
-        model = self._chat_model(profile)
-        instructions = profile.prompt if profile else ""
+        found, model, instructions = self._found(who, question, bot)
         answer = answering.answer(question, found.hits, model, instructions=instructions, history=history)
         return self._traced(who, answer, found, began)
 
@@ -92,12 +88,15 @@ class MiniRAG:
     ) -> Iterator[str | Answer]:
         """The answer's text piece by piece, then the whole as an Answer. What `ask` raises comes with the first."""
         began = time.perf_counter()
-        profile = self._bot(who, bot)
-        found = self.search(who, question, top_k=profile.top_k if profile else DEFAULT_TOP_K)
-        model = self._chat_model(profile)
-        instructions = profile.prompt if profile else ""
+        found, model, instructions = self._found(who, question, bot)
         for part in answering.stream(question, found.hits, model, instructions=instructions, history=history):
             yield part if isinstance(part, str) else self._traced(who, part, found, began)
+
+    def _found(self, who: AuthContext, question: str, bot: str | None) -> tuple[SearchResult, ChatModel, str]:
+        """What to answer from, which model answers, and what it is told."""
+        profile = self._bot(who, bot)
+        found = self.search(who, question, top_k=profile.top_k if profile else DEFAULT_TOP_K)
+        return found, self._chat_model(profile), profile.prompt if profile else ""
 
     def _bot(self, who: AuthContext, name: str | None) -> Bot | None:
         if name is None:
@@ -107,7 +106,7 @@ class MiniRAG:
 
     def _traced(self, who: AuthContext, answer: Answer, found: SearchResult, began: float) -> Answer:
         """The answer with the page of each quote, where a chunk spans several, and with what each stage took."""
-        versions = {hit.rank: uuid.UUID(hit.chunk_id.split(":")[0]) for hit in found.hits if hit.page is not None}
+        versions = {hit.rank: hit.version_id for hit in found.hits if hit.page is not None}
         citations = answer.citations
         if versions.keys() & {citation.rank for citation in citations}:
             with self.database.transaction(who.tenant_id) as transaction:

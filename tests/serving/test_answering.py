@@ -44,6 +44,7 @@ def hit(rank: int, text: str, *, start: int = 0, end: int | None = None, page: i
         score=1 / rank,
         text=text,
         document_id=uuid.UUID(int=rank),
+        version_id=uuid.UUID(int=100 + rank),
         source="handbook",
         uri=f"file:///{rank}.md",
         also_in=(),
@@ -216,6 +217,7 @@ def test_an_answer_as_json() -> None:
         "citations": [
             {
                 "rank": 1,
+                "chunk_id": "chunk-1",
                 "document_id": "00000000-0000-0000-0000-000000000001",
                 "uri": "file:///1.md",
                 "page": 2,
@@ -241,6 +243,7 @@ def test_a_search_result_as_json() -> None:
                 "score": 1.0,
                 "text": HOURS,
                 "document_id": "00000000-0000-0000-0000-000000000001",
+                "version_id": "00000000-0000-0000-0000-000000000065",
                 "source": "handbook",
                 "uri": "file:///1.md",
                 "also_in": [],
