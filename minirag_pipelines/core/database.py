@@ -32,7 +32,7 @@ from minirag_pipelines.core.errors import (
     WriterSuperseded,
 )
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 OWNER, OPERATOR, APP = "minirag_owner", "minirag_operator", "minirag_app"
 _log = logging.getLogger(__name__)
 

@@ -194,7 +194,7 @@ class VectorStore:
 
 
 def _missing(collection: str) -> CollectionMismatch:
-    return CollectionMismatch(collection, "is not in Chroma; reconcile the tenant to rebuild it.")
+    return CollectionMismatch(collection, "is not in Chroma; the next sync of the tenant fills it again.")
 
 
 @contextmanager

@@ -39,6 +39,10 @@ def target_generations(
     with writer.reading() as transaction:
         live, building = _current(transaction)
     if live is None:
+        if building is not None and not _as_asked(building, tenant, chunker):
+            with writer.writing() as transaction:
+                Generations(transaction).set_state(building.number, "retired")
+            building = None
         first = building or _add(writer, tenant, chunker, embedder())
         vectors.create(first)
         with writer.writing() as transaction:

@@ -54,7 +54,14 @@ def list_sources(
     tally = ListingTally(sources=len(sources))
     connectors = {source.source_id: connect(source.kind, source.config) for source in sources}
     with writer.reading() as transaction:
-        for statement in ("stage", "stage_differences", "vanished", "clear_stage", "clear_differences"):
+        for statement in (
+            "stage",
+            "stage_differences",
+            "index_differences",
+            "vanished",
+            "clear_stage",
+            "clear_differences",
+        ):
             transaction.run(SQL[statement])
     complete = [source.source_id for source in sources if _stage(writer, source, connectors, tally, allow_empty)]
     if sources and len(tally.failed) == len(sources):
@@ -63,6 +70,7 @@ def list_sources(
     with writer.reading() as transaction:
         transaction.run(SQL["analyze_stage"])
         differs = transaction.run(SQL["differences"], force=force).rowcount
+        transaction.run(SQL["analyze_differences"])
         vanished = transaction.run(SQL["vanished_sizes"], complete=complete).fetchall()
         listed = transaction.one(SQL["staged_count"]).documents
     if differs:
@@ -168,6 +176,8 @@ def _record(transaction: Transaction, tally: ListingTally, complete: Sequence[uu
     returned = transaction.one(SQL["come_back"]).documents
     tally.new = returned + transaction.one(SQL["add_documents"]).documents
     tally.changed = transaction.one(SQL["change_documents"], force=force).documents
+    if force:
+        transaction.run(SQL["retry_refusals"])
     transaction.run(SQL["record_listed"])
     vanished = transaction.run(SQL["vanished_documents"]).fetchall()
     move_readers(transaction, [row.document_id for row in vanished if row.elsewhere])

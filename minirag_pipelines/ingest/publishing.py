@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from minirag_pipelines.core.database import Row, Transaction, Writer, statements
-from minirag_pipelines.core.errors import NotFound
+from minirag_pipelines.core.errors import CollectionMismatch, NotFound
 from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.records import Generation
 from minirag_pipelines.core.vector_store import BATCH, VectorStore
@@ -47,6 +48,7 @@ def publish_pending(
     being_built = [one for one in generations if one.state == "building"]
     tally.published = _publish(writer, live, live, batch, being_built)
     for building in being_built:
+        tally.restored += restore_lost(writer, vectors, building)
         _publish(writer, building, live, batch)
         tally.swapped = _swap(writer, building, live)
     tally.retired = _retire(writer, vectors, retire_after_s)
@@ -234,7 +236,8 @@ def _retire_texts(writer: Writer, vectors: VectorStore, generation: Generation, 
             return retired
         hashes = [row.text_hash for row in due]
         writer.check()
-        vectors.collection(generation).delete(hashes)
+        with suppress(CollectionMismatch):  # a collection that is lost holds none of them
+            vectors.collection(generation).delete(hashes)
         with writer.writing() as transaction:
             gone = transaction.run(SQL["forget_texts"], generation=generation.number, text_hashes=hashes).rowcount
             transaction.run(SQL["count_in"], generation=generation.number, documents=0, chunks=0, texts=-gone)

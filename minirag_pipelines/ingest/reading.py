@@ -97,7 +97,7 @@ class _Reading:
         self._max_bytes = max_bytes
         # Documents with equal content wait for one parse; results wait for a batch to be full.
         self._waiting: dict[uuid.UUID, list[_Read]] = {}
-        self._parsed: list[tuple[list[_Read], ParsedDocument | DocumentUnreadable]] = []
+        self._parsed: list[tuple[uuid.UUID, ParsedDocument | DocumentUnreadable]] = []
 
     def jobs(self) -> Iterator[ParseJob]:
         """What has to be parsed; what needs no parsing is settled on the way."""
@@ -120,13 +120,14 @@ class _Reading:
         key = job.key
         if not isinstance(key, uuid.UUID):
             raise TypeError(key)
-        self._parsed.append((self._waiting.pop(key), result))
+        self._parsed.append((key, result))
         if len(self._parsed) >= _BATCH:
             self.commit()
 
     def commit(self) -> None:
         """Record the results so far: versions, and where their documents point; failures, and why."""
-        parsed, self._parsed = self._parsed, []
+        parsed = [(self._waiting.pop(key), result) for key, result in self._parsed]
+        self._parsed = []
         if not parsed:
             return
         with self._writer.writing() as transaction:
@@ -170,7 +171,7 @@ class _Reading:
         if standing.parsed:
             reused.append(read)
             return None
-        if standing.refused and read.content_hash != row.content_hash:
+        if standing.refused:
             with self._writer.writing() as transaction:
                 self._note(transaction, read)
             return None
@@ -241,7 +242,7 @@ class _Reading:
 
 
 def retry_failures(writer: Writer) -> None:
-    """Let everything that failed be tried again now."""
+    """Let every document that could not be read or parsed be tried again now."""
     with writer.writing() as transaction:
         transaction.run(SQL["retry_failures"])
 

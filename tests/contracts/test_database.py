@@ -26,7 +26,8 @@ FILES = [
 STATEMENTS = [(file, name, body) for package, file in FILES for name, body in statements(package, file).items()]
 # They run before a tenant is known, or on tables that are the connection's own.
 WITHOUT_TENANT = {
-    "tenant_ids", "token_owner", "stage", "clear_stage", "analyze_stage", "stage_differences", "clear_differences",
+    "tenant_ids", "token_owner", "stage", "clear_stage", "analyze_stage", "stage_differences", "index_differences",
+    "clear_differences", "analyze_differences",
     "vanished", "clear_vanished", "staged_count", "to_hash", "set_hashes", "vanished_documents",
 }  # fmt: skip
 

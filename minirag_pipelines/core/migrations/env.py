@@ -1,4 +1,4 @@
-"""Runs inside Alembic: applies the pending versions on the connection that `database.migrate` hands over."""
+"""Runs inside Alembic: applies the pending versions on the connection that `schema.migrate` hands over."""
 
 from __future__ import annotations
 

@@ -79,10 +79,8 @@ SELECT t.tenant_id,
            AND d.removed_at IS NULL AND d.forgotten_at IS NULL) AS pending,
        (SELECT count(*) FROM document d
          WHERE d.tenant_id = t.tenant_id AND d.pending = 'content' AND d.removed_at IS NULL AND d.forgotten_at IS NULL
-           AND EXISTS (SELECT 1 FROM failure f
-                        WHERE f.tenant_id = d.tenant_id
-                          AND (f.stage = 'read' AND f.key = d.document_id::text
-                               OR f.stage = 'parse' AND f.key = encode(d.content_hash, 'hex') || ':' || d.kind)))
+           AND EXISTS (SELECT 1 FROM document_failure f
+                        WHERE f.tenant_id = d.tenant_id AND f.document_id = d.document_id))
        AS quarantined,
        (SELECT count(*) FROM source s WHERE s.tenant_id = t.tenant_id AND s.removed_at IS NULL) AS sources,
        g.changed_at

@@ -65,14 +65,7 @@ SELECT *
           LEFT JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = g.number
                                AND p.document_id = d.document_id
           LEFT JOIN version v ON v.tenant_id = %(tenant_id)s AND v.version_id = d.version_id
-          LEFT JOIN LATERAL (
-                SELECT reason, attempts, next_at
-                  FROM failure f
-                 WHERE f.tenant_id = %(tenant_id)s
-                   AND (f.stage = 'read' AND f.key = d.document_id::text
-                        OR f.stage = 'parse' AND f.key = encode(d.content_hash, 'hex') || ':' || d.kind)
-                 ORDER BY f.last_at DESC
-                 LIMIT 1) f ON true
+          LEFT JOIN document_failure f ON f.tenant_id = %(tenant_id)s AND f.document_id = d.document_id
          WHERE d.tenant_id = %(tenant_id)s) AS listed
  WHERE (%(state)s::text IS NULL OR state = %(state)s)
  ORDER BY uri, document_id;

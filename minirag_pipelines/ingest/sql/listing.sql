@@ -17,6 +17,12 @@ CREATE TEMPORARY TABLE IF NOT EXISTS difference (
     document_id uuid, known boolean, had_hash bytea, content_hash bytea
 );
 
+-- name: index_differences
+CREATE INDEX IF NOT EXISTS difference_key ON difference (source_id, uri_key);
+
+-- name: analyze_differences
+ANALYZE difference;
+
 -- name: clear_differences
 TRUNCATE difference;
 
@@ -87,11 +93,12 @@ SELECT d.kind, d.size_bytes, bool_or(d.content_hash IS NOT NULL) AS hashed
  ORDER BY d.kind, d.size_bytes;
 
 -- name: to_hash
--- Items whose content decides what happened: changed ones, and new ones that may be a vanished document renamed.
+-- Items whose content decides what happened: changed ones, those of a document that only other sources listed before,
+-- and new ones that may be a vanished document renamed.
 SELECT f.source_id, f.uri, f.uri_key
   FROM difference f
  WHERE (f.source_id, f.uri_key) > (%(after_source)s::uuid, %(after_key)s::bytea)
-   AND (f.known AND f.had_hash IS NOT NULL
+   AND (f.document_id IS NOT NULL AND f.had_hash IS NOT NULL
         OR f.document_id IS NULL
            AND EXISTS (SELECT 1 FROM unnest(%(kinds)s::text[], %(sizes)s::bigint[]) AS gone (kind, size_bytes)
                         WHERE gone.kind = f.kind
@@ -176,6 +183,7 @@ WITH changed AS (
        AND (%(force)s OR f.had_hash IS NULL OR f.content_hash IS DISTINCT FROM f.had_hash
             OR EXISTS (SELECT 1 FROM document d
                         WHERE d.tenant_id = %(tenant_id)s AND d.document_id = f.document_id AND d.kind <> f.kind))
+        OR NOT f.known AND f.content_hash <> f.had_hash
      ORDER BY f.document_id, f.source_id
 ), cleared AS (
     DELETE FROM failure x
@@ -188,6 +196,17 @@ WITH changed AS (
      WHERE d.tenant_id = %(tenant_id)s AND d.document_id = c.document_id
 )
 SELECT count(*) FILTER (WHERE content_hash IS DISTINCT FROM had_hash OR content_hash IS NULL) AS documents FROM changed;
+
+-- name: retry_refusals
+-- Texts that the model has refused may be offered again, but for those of documents that are not read again now: they
+-- would be neither in the collection nor refused.
+DELETE FROM failure f
+ WHERE f.tenant_id = %(tenant_id)s
+   AND f.stage = 'embed'
+   AND NOT EXISTS (SELECT 1 FROM chunk c
+                     JOIN document d ON d.tenant_id = %(tenant_id)s AND d.version_id = c.version_id
+                                    AND d.pending IS NULL AND d.removed_at IS NULL AND d.forgotten_at IS NULL
+                    WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = decode(f.key, 'hex'));
 
 -- name: record_listed
 INSERT INTO listed (tenant_id, source_id, document_id, size_bytes, modified_at, etag)

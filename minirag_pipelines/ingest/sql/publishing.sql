@@ -61,7 +61,8 @@ UPDATE generation
  WHERE tenant_id = %(tenant_id)s AND number = %(generation)s;
 
 -- name: displace
--- Texts of versions that were displaced here, and that nothing published or pending in this generation needs.
+-- Texts of versions that were displaced here, and that nothing published or pending in this generation needs. The time
+-- is not the transaction's start: searches go on meanwhile that may need them.
 WITH gone AS (
     SELECT DISTINCT c.text_hash
       FROM chunk c
@@ -84,7 +85,7 @@ WITH gone AS (
                           AND c.chunker = %(chunker)s)
 )
 UPDATE indexed i
-   SET state = 'leaving', changed_at = now()
+   SET state = 'leaving', changed_at = clock_timestamp()
   FROM unneeded u
  WHERE i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s AND i.text_hash = u.text_hash
 RETURNING u.state AS was;

@@ -89,15 +89,12 @@ DELETE FROM failure
  WHERE tenant_id = %(tenant_id)s AND stage = %(stage)s AND key = ANY(%(keys)s);
 
 -- name: retry_failures
--- Everything that failed may be tried again now.
-DELETE FROM failure WHERE tenant_id = %(tenant_id)s;
+DELETE FROM failure WHERE tenant_id = %(tenant_id)s AND stage IN ('read', 'parse');
 
 -- name: quarantined
 SELECT f.code, count(*) AS documents
   FROM document d
-  JOIN failure f ON f.tenant_id = %(tenant_id)s
-                AND (f.stage = 'read' AND f.key = d.document_id::text
-                     OR f.stage = 'parse' AND f.key = encode(d.content_hash, 'hex') || ':' || d.kind)
+  JOIN document_failure f ON f.tenant_id = %(tenant_id)s AND f.document_id = d.document_id
  WHERE d.tenant_id = %(tenant_id)s AND d.pending = 'content' AND d.removed_at IS NULL AND d.forgotten_at IS NULL
  GROUP BY f.code
  ORDER BY documents DESC, f.code;
