@@ -15,6 +15,7 @@ from typing import Any
 
 from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.database import Database, Writer
+from minirag_pipelines.core.providers.models import Embedder
 from minirag_pipelines.core.providers.registry import embedder
 from minirag_pipelines.core.providers.tokenizers import tokenizer_for
 from minirag_pipelines.core.records import ChunkerSettings, Generation, Source, Tenant
@@ -23,11 +24,11 @@ from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.core.vector_store import VectorStore
 from minirag_pipelines.ingest.connectors.kinds import checked_config
 from minirag_pipelines.ingest.cutting import cut_pending
-from minirag_pipelines.ingest.embedding import embed_pending
-from minirag_pipelines.ingest.generating import current_generations, target_generations
+from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
+from minirag_pipelines.ingest.finishing import finish
+from minirag_pipelines.ingest.generating import live_generation
 from minirag_pipelines.ingest.listing import list_sources
 from minirag_pipelines.ingest.parser_pool import ParserPool
-from minirag_pipelines.ingest.publishing import publish_pending
 from minirag_pipelines.ingest.reading import read_pending
 from minirag_pipelines.stack.embedded import available
 
@@ -50,7 +51,7 @@ class Stages:
         """Seconds by stage."""
         self.seconds = {}
         with self.database.writer(self.tenant.tenant_id, str(uuid.uuid4())) as writer:
-            for stage in (self._list, self._read, self._cut, self._embed, self._publish):
+            for stage in (self._list, self._read, self._cut, self._embed, self._finish):
                 self._time(stage, writer)
         return self.seconds
 
@@ -79,18 +80,15 @@ class Stages:
         read_pending(writer, self.sources, pool, languages=languages, max_bytes=most)
 
     def _cut(self, writer: Writer) -> None:
-        targets = target_generations(writer, self.tenant, self.vectors, lambda: embedder(self.tenant.embedding_model))
-        for generation in targets.each():
-            cut_pending(writer, generation, targets.live, tokenizer_for(generation.embedding_model))
+        live = live_generation(writer, self.tenant, self.vectors, _embedder_of)
+        cut_pending(writer, live, tokenizer_for(live.embedding_model))
 
     def _embed(self, writer: Writer) -> None:
-        targets = current_generations(writer)
-        for generation in targets.each():
-            collection = partial(self.vectors.create, generation)
-            embed_pending(writer, generation, targets.live, partial(_embedder_of, generation), collection)
+        live = live_generation(writer, self.tenant, self.vectors, _embedder_of)
+        embed_pending(writer, live, self.vectors, _embedder_of, EmbeddingTally())
 
-    def _publish(self, writer: Writer) -> None:
-        publish_pending(writer, self.vectors, retire_after_s=self.settings.retire_after_s)
+    def _finish(self, writer: Writer) -> None:
+        finish(writer, self.tenant, self.vectors, _embedder_of, self.settings)
 
     def hottest(self) -> str:
         """Where each stage's time went, by cumulative time; libraries' imports are in it when they happen there."""
@@ -101,8 +99,8 @@ class Stages:
         return shown.getvalue()
 
 
-def _embedder_of(generation: Generation) -> Any:
-    return embedder(generation.embedding_model, dimension=generation.dimension)
+def _embedder_of(whose: Tenant | Generation) -> Embedder:
+    return embedder(whose.embedding_model, dimension=getattr(whose, "dimension", None))
 
 
 def syncs_in_process(

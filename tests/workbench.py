@@ -17,14 +17,15 @@ from minirag_pipelines.core.providers.models import Embedder
 from minirag_pipelines.core.providers.registry import embedder
 from minirag_pipelines.core.providers.tokenizers import tokenizer_for
 from minirag_pipelines.core.records import ChunkerSettings, Generation, Tenant
+from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.core.vector_store import VectorStore
 from minirag_pipelines.ingest.connectors.kinds import checked_config
 from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending
 from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
-from minirag_pipelines.ingest.generating import current_generations, target_generations
+from minirag_pipelines.ingest.finishing import Finished, finish
+from minirag_pipelines.ingest.generating import live_generation
 from minirag_pipelines.ingest.listing import ListingTally, list_sources
 from minirag_pipelines.ingest.parser_pool import ParserPool
-from minirag_pipelines.ingest.publishing import PublishingTally, publish_pending
 from minirag_pipelines.ingest.reading import ReadingTally, read_pending
 from minirag_serving import SearchResult
 from minirag_serving.retrieval import search
@@ -40,7 +41,7 @@ class SyncTally:
     documents: ReadingTally
     chunks: CuttingTally
     embeddings: EmbeddingTally
-    collection: PublishingTally
+    collection: Finished
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Workbench:
     tenant_id: str = "acme"
     model: str = MODEL
     retire_after_s: float = 60.0
+    build_slice_s: float = 60.0
+    kept_generations: int = 1
     tenants: list[str] = field(default_factory=list)
 
     def add_tenant(self, tenant_id: str = "acme", *, chunk_tokens: int = 128, source: str = "docs") -> Tenant:
@@ -77,8 +80,17 @@ class Workbench:
         with self.database.writer(tenant_id or self.tenant_id, str(uuid.uuid4()), wait_s=5) as writer:
             yield writer
 
-    def embedder_of(self, generation: Generation) -> Embedder:
-        return embedder(generation.embedding_model, dimension=generation.dimension)
+    def embedder_of(self, whose: Tenant | Generation) -> Embedder:
+        dimension = whose.dimension if isinstance(whose, Generation) else None
+        return embedder(whose.embedding_model, dimension=dimension)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            retire_after_s=self.retire_after_s,
+            build_slice_s=self.build_slice_s,
+            kept_generations=self.kept_generations,
+        )
 
     def list(self, writer: Writer, *, force: bool = False, allow_empty: bool = False) -> ListingTally:
         with self.database.transaction(writer.tenant_id) as transaction:
@@ -91,30 +103,24 @@ class Workbench:
         pool = partial(ParserPool, workers=1, timeout_s=60, memory_mib=2048, languages=["eng"])
         return read_pending(writer, sources, pool, languages=["eng"], max_bytes=MAX_BYTES)
 
+    def tenant(self, tenant_id: str) -> Tenant:
+        with self.database.transaction(tenant_id) as transaction:
+            return Catalog(transaction).tenant()
+
     def cut(self, writer: Writer) -> CuttingTally:
-        with self.database.transaction(writer.tenant_id) as transaction:
-            tenant = Catalog(transaction).tenant()
-        targets = target_generations(writer, tenant, self.vectors, lambda: embedder(tenant.embedding_model))
-        tally = CuttingTally()
-        for generation in targets.each():
-            tally += cut_pending(writer, generation, targets.live, tokenizer_for(generation.embedding_model))
-        return tally
+        live = live_generation(writer, self.tenant(writer.tenant_id), self.vectors, self.embedder_of)
+        return cut_pending(writer, live, tokenizer_for(live.embedding_model))
 
     def embed(self, writer: Writer) -> EmbeddingTally:
-        targets = current_generations(writer)
         tally = EmbeddingTally()
-        for generation in targets.each():
-            tally += embed_pending(
-                writer,
-                generation,
-                targets.live,
-                partial(self.embedder_of, generation),
-                partial(self.vectors.create, generation),
-            )
+        embed_pending(writer, self.live(writer.tenant_id), self.vectors, self.embedder_of, tally)
         return tally
 
-    def publish(self, writer: Writer) -> PublishingTally:
-        return publish_pending(writer, self.vectors, retire_after_s=self.retire_after_s)
+    def finish(self, writer: Writer) -> Finished:
+        done = finish(writer, self.tenant(writer.tenant_id), self.vectors, self.embedder_of, self.settings)
+        if done.failure is not None:
+            raise done.failure
+        return done
 
     def sync(self, tenant_id: str | None = None, *, force: bool = False, allow_empty: bool = False) -> SyncTally:
         with self.writer(tenant_id) as writer:
@@ -123,7 +129,7 @@ class Workbench:
                 self.read(writer),
                 self.cut(writer),
                 self.embed(writer),
-                self.publish(writer),
+                self.finish(writer),
             )
 
     def search(self, question: str, *, tenant_id: str | None = None, top_k: int = 5) -> SearchResult:
@@ -137,11 +143,9 @@ class Workbench:
         with self.database.transaction(self.tenant_id) as transaction:
             return Generations(transaction).all()
 
-    def live(self) -> Generation:
-        with self.database.transaction(self.tenant_id) as transaction:
-            live = Generations(transaction).find_live()
-        assert live is not None
-        return live
+    def live(self, tenant_id: str | None = None) -> Generation:
+        with self.database.transaction(tenant_id or self.tenant_id) as transaction:
+            return Generations(transaction).live()
 
     def row_versions(self) -> dict[str, list[str]]:
         """The physical row version of every row of the tenant, by table: equal before and after means none rewritten."""

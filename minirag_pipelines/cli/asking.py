@@ -9,16 +9,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from minirag_pipelines.cli.output import AsJson, out, print_json, print_table, progress
+from minirag_pipelines.cli.output import AsJson, out, print_json, progress
 from minirag_pipelines.cli.session import session
 from minirag_pipelines.cli.tenants import TenantId
-from minirag_pipelines.core.corpus import Corpus
-from minirag_pipelines.core.errors import InvalidInput
 from minirag_pipelines.core.records import AuthContext, heading_path
 from minirag_serving import MiniRAG
 
 Question = Annotated[str, typer.Argument(metavar="QUESTION", help="In a natural language.")]
-STATES = ("live", "pending", "quarantined", "removed")
 
 
 def search(
@@ -62,29 +59,6 @@ def ask(
         page = f", page {citation.page}" if citation.page else ""
         start, end = citation.span
         out.print(Text(f"  [{citation.rank}] {citation.uri}{page}, characters {start:,}–{end:,}", style="dim"))
-
-
-def documents(
-    tenant: TenantId,
-    state: Annotated[str | None, typer.Option(help=f"Only those: {', '.join(STATES)}.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """A tenant's documents: what state each is in, and why."""
-    if state is not None and state not in STATES:
-        raise InvalidInput("state", f"{state!r} is none of {', '.join(STATES)}.")
-    with session() as opened:
-        opened.tenant(tenant)
-        with opened.database.transaction(tenant) as transaction:
-            rows = [row._asdict() for row in Corpus(transaction).documents(state)]
-    if as_json:
-        print_json(rows)
-        return
-    columns = ("state", "uri", "chunks", "bytes", "reason")
-    print_table(
-        columns,
-        ([row[column] for column in columns] for row in rows),
-        empty="No document" + (f" is {state}." if state else " yet."),
-    )
 
 
 @contextmanager

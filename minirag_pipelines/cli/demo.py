@@ -114,7 +114,7 @@ def _indexed(opened: Session, tenant: DemoTenant, console: Console) -> dict[str,
     """Have the tenant and its sources in the catalog, sync it, and tell what that took."""
     added = _catalogued(opened, tenant)
     console.print(Text.assemble("  ", (tenant.tenant_id, "cyan"), f": {tenant.name}"))
-    sync = synced(opened.settings, tenant.tenant_id)
+    sync = synced(opened, tenant.tenant_id)
     if sync["status"] == "failed":
         raise SyncFailed(tenant.tenant_id, sync["error"])
     read, embedded, live = sync["documents"], sync["embeddings"], sync["collection"]

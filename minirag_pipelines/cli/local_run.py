@@ -122,4 +122,7 @@ def _error(event: DagsterEvent) -> str:
     failure = event.step_failure_data
     if failure.user_failure_data is not None and failure.user_failure_data.description:
         return failure.user_failure_data.description
-    return failure.error.message.strip().splitlines()[0] if failure.error else "A step failed."
+    error = failure.error
+    while error is not None and error.cause is not None:
+        error = error.cause  # Dagster's own words say only that a step failed
+    return error.message.strip().splitlines()[0] if error else "A step failed."

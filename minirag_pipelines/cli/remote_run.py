@@ -62,7 +62,7 @@ query ($run: ID!) {
       eventConnection(afterCursor: null) {
         events {
           __typename
-          ... on ExecutionStepFailureEvent { error { message } failureMetadata { description } }
+          ... on ExecutionStepFailureEvent { error { message causes { message } } failureMetadata { description } }
           ... on RunFailureEvent { message error { message } }
         }
       }
@@ -151,7 +151,9 @@ def _error(events: list[dict[str, Any]]) -> str | None:
     for event in events:
         if event["__typename"] == "ExecutionStepFailureEvent":
             described = (event["failureMetadata"] or {}).get("description")
-            return described or _first_line((event["error"] or {}).get("message"))
+            error = event["error"] or {}
+            # Dagster's own words say only that a step failed.
+            return described or _first_line([error, *error.get("causes", [])][-1].get("message"))
     for event in events:
         if event["__typename"] == "RunFailureEvent":
             return _first_line((event["error"] or {}).get("message") or event["message"])

@@ -7,14 +7,14 @@ process, as a run of the same job that the UI shows later.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
 
 from minirag_pipelines.cli.output import AsJson, out, print_json, progress, say
-from minirag_pipelines.cli.session import session
+from minirag_pipelines.cli.session import Session, session
 from minirag_pipelines.cli.tenants import TenantId
 from minirag_pipelines.core.settings import Settings
 
@@ -53,7 +53,12 @@ def sync(
     """Bring a tenant's live collection up to date with its sources."""
     with session() as opened:
         opened.tenant(tenant)
-        report = synced(opened.settings, tenant, force=force, allow_empty=allow_empty)
+        report = synced(opened, tenant, force=force, allow_empty=allow_empty)
+    show_report(report, as_json=as_json)
+
+
+def show_report(report: Mapping[str, Any], *, as_json: bool) -> None:
+    """On stdout; that of a failed sync ends the command with exit code 1."""
     if as_json:
         print_json(report)
     else:
@@ -63,41 +68,102 @@ def sync(
         raise typer.Exit(1)
 
 
-def synced(settings: Settings, tenant: str, *, force: bool = False, allow_empty: bool = False) -> dict[str, Any]:
-    """Sync a tenant and wait; the report, also of a run that failed."""
+def synced(opened: Session, tenant: str, *, force: bool = False, allow_empty: bool = False) -> dict[str, Any]:
+    """Sync a tenant, slice after slice until nothing is left, and wait; the report, also of a sync that failed."""
     began = time.monotonic()
-    config = {"ops": {"sources": {"config": {"force": force, "allow_empty": allow_empty}}}}
+    run = runner(opened.settings)
+    slices: list[Outcome] = []
     with progress(f"Syncing {tenant}") as update:
-        outcome = runner(settings)(settings, tenant, config, lambda words: update(f"Syncing {tenant}: {words}"))
-    return report_of(tenant, outcome, time.monotonic() - began)
+        while not slices or _goes_on(slices[-1]):
+            asked = {"force": force and not slices, "allow_empty": allow_empty}
+            config = {"ops": {"sources": {"config": asked}}}
+            slices.append(run(opened.settings, tenant, config, lambda words: update(f"Syncing {tenant}: {words}")))
+    [now] = opened.overviews([tenant])
+    return report_of(tenant, slices, now, time.monotonic() - began)
 
 
-def report_of(tenant: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
-    """The report's stable shape, from what the assets have reported."""
-    listed, read, cut, embedded, published = (outcome.metadata.get(asset, {}) for asset in STEPS)
-    problems = listed.get("problems", [])
-    warned = problems or read.get("quarantined") or embedded.get("refused")
+def _goes_on(slice_: Outcome) -> bool:
+    """Whether a slice has left something of a build to the next one; one that got nowhere has not."""
+    done = slice_.metadata.get("collection", {})
+    moved = any(done.get(f"build_{name}") for name in ("documents", "chunks", "embedded", "reused"))
+    return slice_.succeeded and bool(done.get("build_left")) and moved
+
+
+def report_of(tenant: str, slices: Sequence[Outcome], now: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """The report's stable shape, from what the assets have reported, slice by slice, and from how the tenant is now."""
+    last = slices[-1]
+    problems = [problem for slice_ in slices for problem in slice_.metadata.get("sources", {}).get("problems", [])]
+    if not last.succeeded and "sources" not in last.metadata:
+        problems.append(last.error or "The sources could not be listed.")
+    problems += [
+        one.metadata["embeddings"]["problem"] for one in slices if one.metadata.get("embeddings", {}).get("problem")
+    ]
+    read, built = last.metadata.get("documents", {}), last.metadata.get("collection", {})
+    refused = last.metadata.get("embeddings", {}).get("refused", 0)
+    if built.get("build_generation"):
+        refused = built.get("build_refused", 0)
+    costs = [cost for slice_ in slices for cost in _costs(slice_)]
     report = {
         "tenant": tenant,
-        "run_id": outcome.run_id,
-        "status": "failed" if not outcome.succeeded else "warning" if warned else "ok",
-        "sources": _counts(listed, "new", "changed", "renamed", "removed", "unchanged") | {"problems": problems},
-        "documents": _counts(read, "parsed", "reused", "quarantined") | {"reasons": read.get("reasons", {})},
-        "chunks": {
-            "added": cut.get("added", 0),
-            "kept": cut.get("kept", 0),
-            "dropped": cut.get("dropped", 0) + listed.get("chunks_removed", 0),
+        "run_id": last.run_id,
+        "status": "failed"
+        if not last.succeeded
+        else "warning"
+        if problems or read.get("quarantined") or refused
+        else "ok",
+        "sources": {name: _total(slices, "sources", name) for name in ("new", "changed", "renamed", "removed")}
+        | {"unchanged": slices[0].metadata.get("sources", {}).get("unchanged", 0), "problems": problems},
+        "documents": {
+            "parsed": _total(slices, "documents", "parsed"),
+            "reused": _total(slices, "documents", "reused"),
+            "quarantined": read.get("quarantined", 0),
+            "reasons": read.get("reasons", {}),
         },
-        "embeddings": _counts(embedded, "embedded", "reused", "refused", "tokens")
-        | {"cost_usd": embedded.get("cost_usd") if embedded else 0.0},
-        "collection": _counts(published, "generation", "documents", "chunks"),
+        "chunks": {
+            "added": _total(slices, "chunks", "added") + _total(slices, "collection", "build_chunks"),
+            "kept": _total(slices, "chunks", "kept"),
+            "dropped": _total(slices, "chunks", "dropped") + _total(slices, "sources", "chunks_removed"),
+        },
+        "embeddings": {
+            name: _total(slices, "embeddings", name) + _total(slices, "collection", f"build_{name}")
+            for name in ("embedded", "reused", "tokens")
+        }
+        | {"refused": refused, "cost_usd": None if None in costs else sum(filter(None, costs))},
+        "collection": {
+            "generation": now["generation"] or 0,
+            "documents": now["documents"],
+            "chunks": now["chunks"],
+        },
+        "build": _build(slices),
+        "slices": len(slices),
         "seconds": round(seconds, 2),
     }
-    return report if outcome.succeeded else report | {"error": outcome.error or "The run failed."}
+    return report if last.succeeded else report | {"error": last.error or "The run failed."}
 
 
-def _counts(metadata: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: metadata.get(name, 0) for name in names}
+def _total(slices: Sequence[Outcome], asset: str, name: str) -> Any:
+    return sum(slice_.metadata.get(asset, {}).get(name, 0) for slice_ in slices)
+
+
+def _costs(slice_: Outcome) -> Iterator[float | None]:
+    """What each asset that embeds has cost; None where the price is not known."""
+    if "embeddings" in slice_.metadata:
+        yield slice_.metadata["embeddings"].get("cost_usd")
+    if "build_generation" in slice_.metadata.get("collection", {}):
+        yield slice_.metadata["collection"].get("build_cost_usd")
+
+
+def _build(slices: Sequence[Outcome]) -> dict[str, Any] | None:
+    """The next generation, as far as it was built; None where none was."""
+    last = slices[-1].metadata.get("collection", {})
+    if "build_generation" not in last:
+        return None
+    return {
+        "generation": last["build_generation"],
+        "documents": _total(slices, "collection", "build_documents"),
+        "left": last["build_left"],
+        "live": bool(last["build_swapped"]),
+    }
 
 
 def runner(settings: Settings) -> Runner:
@@ -131,6 +197,11 @@ def _show(report: Mapping[str, Any]) -> None:
         ),
     ):
         out.print(f"  {name:<11} {words}", markup=False)
+    if build := report["build"]:
+        state = "live now" if build["live"] else f"{build['left']:,} to go"
+        out.print(
+            f"  build       generation {build['generation']}, {build['documents']:,} documents, {state}", markup=False
+        )
     for problem in sources["problems"]:
         out.print(f"  ! {problem}", markup=False)
     if read["quarantined"]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minirag_pipelines.core.database import Row, Transaction, statements
-from minirag_pipelines.core.records import Generation
+from minirag_pipelines.core.records import Document, Generation, uri_key
 
 SQL = statements("minirag_pipelines.core.sql", "corpus.sql")
 # A text that several documents contain names this many of them besides the oldest.
@@ -78,6 +78,31 @@ class Corpus:
         row = self.transaction.run(SQL["page"], version_id=version_id, position=position).fetchone()
         return row.page if row else None
 
+    def find_document(self, reference: str) -> Document | None:
+        """By URI or id; of several that had the URI, the one that has it now, or had it last."""
+        row = self.transaction.run(SQL["document"], reference=reference, uri_key=uri_key(reference)).fetchone()
+        if row is None:
+            return None
+        return Document(row.document_id, row.source_id, row.uri, row.removed_at, row.forgotten_at)
+
+    def forget(self, document_id: uuid.UUID) -> None:
+        """From the commit on no question returns the document; what was made of it is erased by the tenant's writer.
+
+        One row is written, so that it waits for no sync.
+        """
+        self.transaction.run(SQL["forget"], document_id=document_id)
+
+    def restore(self, document_id: uuid.UUID) -> None:
+        """Take back that a document was forgotten. It is to be read anew, as what was made of it is erased."""
+        self.transaction.run(SQL["restore"], document_id=document_id)
+
+    def retry(self, document_id: uuid.UUID | None = None) -> int:
+        """Let what could not be read or parsed be tried again now, in all documents or in one: how many that are."""
+        return len(self.transaction.run(SQL["retry"], document_id=document_id).fetchall())
+
     def documents(self, state: str | None = None) -> list[Row]:
-        """Every document with its state (`live`, `pending`, `quarantined`, `removed`) and the reason, by URI."""
+        """Every document with its state and the reason, by URI.
+
+        The state is `live`, `pending`, `quarantined`, `removed` or `forgotten`, the most telling that is true.
+        """
         return self.transaction.run(SQL["documents"], state=state).fetchall()

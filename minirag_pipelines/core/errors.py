@@ -12,6 +12,8 @@
     ├── DocumentUnreadable      one document can't be read or parsed; `permanent` until it changes
     ├── SchemaOutdated          the database is not at this version's schema
     ├── CollectionMismatch      Chroma holds something else under this name than Postgres says
+    ├── GenerationUnsound       what was built is not fit to answer; the live generation goes on
+    ├── TooManyFailures         most of a tenant's documents could not be read or parsed
     ├── StackFailed             a service of the embedded stack did not come up
     ├── AlreadyUp               the stack of this home runs
     ├── ModelUnknown            a model string nobody answers to, or its package is not installed
@@ -47,7 +49,7 @@ class NotFound(MiniRAGError):
     """What another tenant owns is not found either."""
 
     def __init__(self, what: str, name: str) -> None:
-        super().__init__(f"There is no {what} {name!r}.")
+        super().__init__(f"There is no {what} {name!r}." if name else f"There is no {what}.")
         self.what = what
         self.name = name
 
@@ -123,6 +125,26 @@ class CollectionMismatch(MiniRAGError):
         super().__init__(f"Collection {collection}: {reason}")
         self.collection = collection
         self.reason = reason
+
+
+class GenerationUnsound(MiniRAGError):
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(
+            f"Generation {number} was not made live: {reason} The live one goes on answering; `minirag reconcile` with "
+            "--repair mends what Chroma has lost."
+        )
+        self.number = number
+        self.reason = reason
+
+
+class TooManyFailures(MiniRAGError):
+    def __init__(self, failed: int, documents: int, reasons: str) -> None:
+        super().__init__(
+            f"{failed:,} of {documents:,} documents could not be read or parsed ({reasons}); the others are served."
+        )
+        self.failed = failed
+        self.documents = documents
+        self.reasons = reasons
 
 
 class StackFailed(MiniRAGError):

@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 
 from minirag_pipelines.core.database import Row, Transaction, statements
+from minirag_pipelines.core.errors import NotFound
 from minirag_pipelines.core.records import ChunkerSettings, Generation, Tenant
 
 SQL = statements("minirag_pipelines.core.sql", "generations.sql")
@@ -17,10 +18,33 @@ class Generations:
 
     transaction: Transaction
 
+    def generation(self, number: int) -> Generation:
+        """As it is now. Raises NotFound."""
+        row = self.transaction.run(SQL["generation"], number=number).fetchone()
+        if row is None:
+            raise NotFound("generation", str(number))
+        return _generation(row)
+
     def find_live(self) -> Generation | None:
         """None before the first sync."""
         row = self.transaction.run(SQL["live"]).fetchone()
         return _generation(row) if row else None
+
+    def live(self) -> Generation:
+        """Raises NotFound before the first sync."""
+        found = self.find_live()
+        if found is None:
+            raise NotFound("live generation of tenant", self.transaction.tenant_id)
+        return found
+
+    def find_building(self) -> Generation | None:
+        """None while no generation is being built."""
+        row = self.transaction.run(SQL["building"]).fetchone()
+        return _generation(row) if row else None
+
+    def kept(self) -> list[Generation]:
+        """The one that was live last comes first."""
+        return [_generation(row) for row in self.transaction.run(SQL["kept"])]
 
     def all(self) -> list[Generation]:
         """In the order of their numbers."""

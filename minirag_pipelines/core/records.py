@@ -107,6 +107,17 @@ class AuthContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """One item of a source: its id, which stays, and its URI, which may change."""
+
+    document_id: uuid.UUID
+    source_id: uuid.UUID
+    uri: str
+    removed_at: datetime | None
+    forgotten_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One line of a source's listing: an address, and what the source says of it without reading it.
 

@@ -42,6 +42,19 @@ class Settings(BaseSettings):
     parse_memory_mib: int = Field(default=2048, ge=256, description="The most memory that a parsing process may take.")
     max_document_mib: int = Field(default=200, ge=1, description="The largest document that is read.")
     languages: str = Field(default="eng", description="Languages of the documents, ISO 639-3, comma-separated.")
+    allow_empty: bool = Field(
+        default=False, description="Believe every source that lists nothing where there were documents: remove them."
+    )
+    failed_share: float = Field(
+        default=0.5, ge=0, le=1, description="A run fails when more than this share of a tenant's documents failed."
+    )
+    failed_least: int = Field(default=20, ge=1, description="But not when fewer documents failed than this.")
+    build_slice_s: float = Field(
+        default=60.0, gt=0, description="How long one run goes on building a tenant's next generation."
+    )
+    kept_generations: int = Field(
+        default=1, ge=0, description="How many generations that were live once are kept for a rollback."
+    )
     retire_after_s: float = Field(
         default=60.0, ge=0, description="How long a vector that nothing needs stays in Chroma, for searches under way."
     )

@@ -79,6 +79,18 @@ class Collection:
             for text_id, distance in zip(found["ids"][0], distances[0], strict=True)
         ]
 
+    def vectors(self, text_hashes: Sequence[bytes]) -> dict[bytes, Vectors]:
+        """The vectors of these texts; absent ones are left out."""
+        found: dict[bytes, Vectors] = {}
+        for start in range(0, len(text_hashes), BATCH):
+            ids = [text_hash.hex() for text_hash in text_hashes[start : start + BATCH]]
+            with _translated(self._address, self.name):
+                page = self._raw.get(ids=ids, include=["embeddings"])
+            embeddings: Any = page["embeddings"]
+            for text_id, vector in zip(page["ids"], embeddings, strict=True):
+                found[bytes.fromhex(text_id)] = np.asarray(vector, np.float32)
+        return found
+
     def delete(self, text_hashes: Sequence[bytes]) -> None:
         """Absent ones are no error."""
         for start in range(0, len(text_hashes), BATCH):

@@ -4,7 +4,9 @@ Each names the work, has it done in `ingest`, and reports counts: never content.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -13,6 +15,10 @@ from minirag_pipelines.core.errors import ProviderRefused, ProviderUnavailable
 from minirag_pipelines.defs.failures import as_dagster_failure
 from minirag_pipelines.defs.partitions import tenants
 from minirag_pipelines.defs.resources import Providers, Stores
+
+if TYPE_CHECKING:
+    from minirag_pipelines.ingest.building import BuildingTally
+    from minirag_pipelines.ingest.embedding import EmbeddingTally
 
 OWNERS = ["team:minirag"]
 
@@ -44,7 +50,7 @@ def sources(context: dg.AssetExecutionContext, config: SourcesConfig, stores: St
             writer,
             listed,
             force=config.force,
-            allow_empty=config.allow_empty,
+            allow_empty=config.allow_empty or stores.settings.allow_empty,
             max_bytes=stores.settings.max_document_mib * 2**20,
         )
     for problem in tally.problems:
@@ -108,16 +114,14 @@ def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.Materiali
 def chunks(context: dg.AssetExecutionContext, stores: Stores, providers: Providers) -> dg.MaterializeResult[None]:
     """Parsed documents cut into passages that the embedding model reads whole."""
     from minirag_pipelines.core.providers.tokenizers import tokenizer_for
-    from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending
-    from minirag_pipelines.ingest.generating import target_generations
+    from minirag_pipelines.ingest.cutting import cut_pending
+    from minirag_pipelines.ingest.generating import live_generation
 
     with as_dagster_failure():
         writer = stores.writer(context.partition_key, context.run.run_id)
         tenant, _ = stores.tenant(context.partition_key)
-        targets = target_generations(writer, tenant, stores.vectors, providers.embedder_of(tenant))
-        tally = CuttingTally()
-        for generation in targets.each():
-            tally += cut_pending(writer, generation, targets.live, tokenizer_for(generation.embedding_model))
+        live = live_generation(writer, tenant, stores.vectors, providers.embedder_of)
+        tally = cut_pending(writer, live, tokenizer_for(live.embedding_model))
     return dg.MaterializeResult(
         metadata={
             "added": tally.added,
@@ -136,37 +140,27 @@ def chunks(context: dg.AssetExecutionContext, stores: Stores, providers: Provide
 def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Providers) -> dg.MaterializeResult[None]:
     """A vector for every passage: those known are reused, the others are asked of the embedding model."""
     from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
-    from minirag_pipelines.ingest.generating import current_generations
+    from minirag_pipelines.ingest.generating import as_asked, live_generation
     from minirag_pipelines.ingest.publishing import publish_pending
 
+    problem = None
     with as_dagster_failure():
         writer = stores.writer(context.partition_key, context.run.run_id)
-        targets = current_generations(writer)
+        tenant, _ = stores.tenant(context.partition_key)
+        live = live_generation(writer, tenant, stores.vectors, providers.embedder_of)
         tally = EmbeddingTally()
         try:
-            for generation in targets.each():
-                tally += embed_pending(
-                    writer,
-                    generation,
-                    targets.live,
-                    providers.embedder(generation),
-                    partial(stores.vectors.create, generation),
-                )
-        except (ProviderUnavailable, ProviderRefused):
+            embed_pending(writer, live, stores.vectors, providers.embedder_of, tally)
+        except (ProviderUnavailable, ProviderRefused) as error:
             # What is whole is served, although the rest has to wait.
-            publish_pending(writer, stores.vectors, retire_after_s=stores.settings.retire_after_s)
-            raise
+            publish_pending(writer, stores.vectors)
+            if as_asked(live, tenant):
+                raise
+            # The next generation has another model, and all that waits here is in it when it is swapped in.
+            problem = str(error)
+            context.log.warning(problem)
     return dg.MaterializeResult(
-        metadata={
-            "embedded": tally.embedded,
-            "reused": tally.reused,
-            "refused": tally.refused,
-            "requests": tally.usage.requests,
-            "tokens": tally.usage.prompt_tokens,
-            "retries": tally.usage.retries,
-            # An unknown price is said as unknown: nothing is shown for it.
-            **({"cost_usd": float(tally.usage.cost_usd)} if tally.usage.cost_usd is not None else {}),
-        }
+        metadata=_embedding_metadata(tally) | ({"problem": problem} if problem else {}),
     )
 
 
@@ -178,27 +172,62 @@ def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Pro
     owners=OWNERS,
     code_version="1",
 )
-def collection(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult[None]:
-    """What questions are answered from: whole documents are published, a complete generation is swapped in."""
-    from minirag_pipelines.ingest.publishing import publish_pending
+def collection(
+    context: dg.AssetExecutionContext, stores: Stores, providers: Providers
+) -> Iterator[dg.MaterializeResult[None]]:
+    """What questions are answered from: whole documents are published, the next generation is built and swapped in."""
+    from minirag_pipelines.ingest.finishing import finish
 
     with as_dagster_failure():
-        tally = publish_pending(
+        tenant, _ = stores.tenant(context.partition_key)
+        done = finish(
             stores.writer(context.partition_key, context.run.run_id),
+            tenant,
             stores.vectors,
-            retire_after_s=stores.settings.retire_after_s,
+            providers.embedder_of,
+            stores.settings,
         )
-    return dg.MaterializeResult(
+    build = done.build
+    yield dg.MaterializeResult(
         metadata={
-            "generation": tally.generation,
-            "documents": tally.documents,
-            "chunks": tally.chunks,
-            "published": tally.published,
-            "retired": tally.retired,
-            "restored": tally.restored,
+            "generation": done.live.number,
+            "documents": done.live.documents,
+            "chunks": done.live.chunks,
+            "published": done.published.published,
+            "restored": done.published.restored,
+            "erased": done.published.erased,
+            "retired": done.retired,
+            **({} if build is None else {f"build_{name}": value for name, value in _build_metadata(build).items()}),
         },
-        data_version=dg.DataVersion(f"{tally.generation}.{tally.data_version}"),
+        data_version=dg.DataVersion(f"{done.live.number}.{done.live.data_version}"),
     )
+    # Only now: what is healthy is served, and reported.
+    if done.failure is not None:
+        with as_dagster_failure():
+            raise done.failure
+
+
+def _build_metadata(build: "BuildingTally") -> dict[str, float | int]:
+    return {
+        "generation": build.number,
+        "documents": build.built,
+        "left": build.left,
+        "swapped": int(build.swapped),
+        "chunks": build.chunks.tokens.total(),
+    } | _embedding_metadata(build.embeddings)
+
+
+def _embedding_metadata(tally: "EmbeddingTally") -> dict[str, float | int]:
+    return {
+        "embedded": tally.embedded,
+        "reused": tally.reused,
+        "refused": tally.refused,
+        "requests": tally.usage.requests,
+        "tokens": tally.usage.prompt_tokens,
+        "retries": tally.usage.retries,
+        # An unknown price is said as unknown: nothing is shown for it.
+        **({"cost_usd": float(tally.usage.cost_usd)} if tally.usage.cost_usd is not None else {}),
+    }
 
 
 def _counted(reasons: Counter[str]) -> str:

@@ -4,7 +4,6 @@ Addresses come from the settings and never pass through Dagster's configuration:
 resource would show them.
 """
 
-from collections.abc import Callable
 from contextlib import ExitStack
 
 import dagster as dg
@@ -78,9 +77,7 @@ class Stores(dg.ConfigurableResource["Stores"]):
 class Providers(dg.ConfigurableResource["Providers"]):
     """The models that tenants embed with."""
 
-    def embedder_of(self, tenant: Tenant) -> Callable[[], Embedder]:
-        """For a generation yet to be made."""
-        return lambda: embedder(tenant.embedding_model)
-
-    def embedder(self, generation: Generation) -> Callable[[], Embedder]:
-        return lambda: embedder(generation.embedding_model, dimension=generation.dimension)
+    def embedder_of(self, whose: Tenant | Generation) -> Embedder:
+        """The model of a tenant's settings, or of a generation that was made from them."""
+        dimension = whose.dimension if isinstance(whose, Generation) else None
+        return embedder(whose.embedding_model, dimension=dimension)

@@ -41,27 +41,30 @@ class CuttingTally:
         return self
 
 
-def cut_pending(
-    writer: Writer, generation: Generation, live: Generation, tokenizer: Tokenizer, *, batch: int = 32
-) -> CuttingTally:
-    """Cut what the generation still lacks, a version at a time, committed in batches.
-
-    The live generation needs the versions of pending documents; one that is being built, those published in the live.
-    """
+def cut_pending(writer: Writer, live: Generation, tokenizer: Tokenizer, *, batch: int = 32) -> CuttingTally:
+    """Cut what pending documents point at and the live generation's chunker has not cut, committed in batches."""
     tally = CuttingTally()
-    statement = "versions_to_cut" if generation.number == live.number else "live_versions_to_cut"
-    chunker = generation.chunker_fingerprint
-    for rows in writer.pages(SQL[statement], "version_id", chunker=chunker, live=live.number, most=batch):
+    for rows in writer.pages(SQL["versions_to_cut"], "version_id", chunker=live.chunker_fingerprint, most=batch):
         with writer.writing() as transaction:
             for row in rows:
-                document = _version(transaction, row.version_id)
-                drafts = chunk(document, generation.chunker, tokenizer)
-                record_chunks(transaction, row.version_id, chunker, drafts, writer.run_id)
-                tally.versions += 1
-                tally.tokens.update(draft.tokens for draft in drafts)
-    if generation.number == live.number:
-        _compare(writer, live, tally)
+                cut_version(transaction, row.version_id, live, tokenizer, writer.run_id, tally)
+    _compare(writer, live, tally)
     return tally
+
+
+def cut_version(
+    transaction: Transaction,
+    version_id: uuid.UUID,
+    generation: Generation,
+    tokenizer: Tokenizer,
+    run_id: str,
+    tally: CuttingTally,
+) -> None:
+    """Cut a version with a generation's chunker; the tally learns how many chunks of which length that gave."""
+    drafts = chunk(_version(transaction, version_id), generation.chunker, tokenizer)
+    record_chunks(transaction, version_id, generation.chunker_fingerprint, drafts, run_id)
+    tally.versions += 1
+    tally.tokens.update(draft.tokens for draft in drafts)
 
 
 def record_chunks(

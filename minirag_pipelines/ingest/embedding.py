@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from minirag_pipelines.core.database import Transaction, Writer, statements
 from minirag_pipelines.core.errors import ContentRefused
 from minirag_pipelines.core.providers.models import Embedded, Embedder, Usage, Vectors, stored_vector, vector_of
-from minirag_pipelines.core.records import Generation, embedded_text, heading_path
-from minirag_pipelines.core.vector_store import BATCH, Collection
+from minirag_pipelines.core.records import Generation, Tenant, embedded_text, heading_path
+from minirag_pipelines.core.vector_store import BATCH, Collection, VectorStore
 from minirag_pipelines.ingest.progress import Progress
 
 SQL = statements("minirag_pipelines.ingest.sql", "embedding.sql")
+# The model of a tenant's settings, or of a generation that was made from them.
+EmbedderOf = Callable[[Tenant | Generation], Embedder]
 # Texts that are embedded and committed together: what a killed sync may have paid for in vain.
 EMBED_BATCH = 256
 
@@ -36,70 +39,40 @@ class EmbeddingTally:
 
 
 def embed_pending(
-    writer: Writer,
-    generation: Generation,
-    live: Generation,
-    embedder: Callable[[], Embedder],
-    collection: Callable[[], Collection],
-) -> EmbeddingTally:
-    """Embed and index the texts that wanted documents still lack, one committed batch after another.
+    writer: Writer, live: Generation, vectors: VectorStore, embedder_of: EmbedderOf, tally: EmbeddingTally
+) -> None:
+    """Embed and index the texts that pending documents still lack, one committed batch after another.
 
     Texts that the tenant has embedded before with this model are reused. Interrupted, the next call goes on behind
-    the last committed batch. Memory is one batch. Model and collection are asked for only when there is work.
-    Raises ProviderUnavailable when a rerun may help.
+    the last committed batch. Memory is one batch. Model and collection are asked for only when there is work. The tally
+    is true also when ProviderUnavailable is raised, which says that a rerun may help.
     """
-    tally = EmbeddingTally()
     progress: Progress | None = None
-    for hashes in _unsettled(writer, generation, live):
-        progress = progress or Progress("Embedding texts", _wanted(writer, generation, live))
-        with writer.reading() as transaction:
-            known = transaction.run(SQL["known_vectors"], model=generation.model_fingerprint, text_hashes=hashes)
-            vectors = {row.text_hash: vector_of(row.vector) for row in known}
-            rows = (
-                transaction.run(SQL["texts"], chunker=generation.chunker_fingerprint, text_hashes=hashes).fetchall()
-                if generation.portable or len(vectors) < len(hashes)
-                else []
-            )
-        passages = {row.text_hash: (row.text, heading_path(row.headings)) for row in rows}
-        texts = {row.text_hash: embedded_text(row.headings, row.text) for row in rows if row.text_hash not in vectors}
-        tally.reused += len(vectors)
-        if texts:
-            vectors |= _embed(writer, generation, embedder(), texts, tally)
-        settled = list(vectors)
-        for start in range(0, len(settled), BATCH):
-            batch = {text_hash: vectors[text_hash] for text_hash in settled[start : start + BATCH]}
-            _index(writer, generation, collection(), batch, passages if generation.portable else None)
+    pages = writer.pages(SQL["documents_to_embed"], "document_id", most=50)
+    versions = ([row.version_id for row in documents] for documents in pages)
+    for hashes in unsettled_texts(writer, live, versions):
+        progress = progress or Progress("Embedding texts", _wanted(writer, live))
+        embed_texts(writer, live, hashes, vectors, embedder_of, tally)
         progress.add(len(hashes))
-    if generation.number == live.number:
-        with writer.reading() as transaction:
-            tally.refused = transaction.one(
-                SQL["refused"], model=live.model_fingerprint, chunker=live.chunker_fingerprint
-            ).texts
-    return tally
-
-
-def _wanted(writer: Writer, generation: Generation, live: Generation) -> int:
-    """How many chunks are wanted in all: no fewer than the texts to come."""
-    statement = SQL["wanted_chunks" if generation.number == live.number else "buildable_chunks"]
     with writer.reading() as transaction:
-        row = transaction.one(statement, chunker=generation.chunker_fingerprint, live=live.number)
-    return int(row.chunks)
+        tally.refused = transaction.one(
+            SQL["refused"], model=live.model_fingerprint, chunker=live.chunker_fingerprint
+        ).texts
 
 
-def _unsettled(writer: Writer, generation: Generation, live: Generation) -> Iterator[list[bytes]]:
-    """Hashes of texts that are wanted and not settled, at most EMBED_BATCH at a time, in reading order."""
-    statement = "documents_to_embed" if generation.number == live.number else "documents_to_build"
+def unsettled_texts(
+    writer: Writer, generation: Generation, versions: Iterable[Sequence[uuid.UUID]]
+) -> Iterator[list[bytes]]:
+    """Hashes of the versions' texts that are not settled, at most EMBED_BATCH at a time, in reading order."""
     waiting: list[bytes] = []
-    for documents in writer.pages(
-        SQL[statement], "document_id", generation=generation.number, live=live.number, most=50
-    ):
+    for version_ids in versions:
         with writer.reading() as transaction:
             found = transaction.run(
                 SQL["unsettled"],
                 generation=generation.number,
                 chunker=generation.chunker_fingerprint,
                 model=generation.model_fingerprint,
-                version_ids=[row.version_id for row in documents],
+                version_ids=list(version_ids),
             ).fetchall()
         known = set(waiting)
         waiting += [row.text_hash for row in found if row.text_hash not in known]
@@ -108,6 +81,42 @@ def _unsettled(writer: Writer, generation: Generation, live: Generation) -> Iter
             waiting = waiting[EMBED_BATCH:]
     if waiting:
         yield waiting
+
+
+def embed_texts(
+    writer: Writer,
+    generation: Generation,
+    hashes: Sequence[bytes],
+    store: VectorStore,
+    embedder_of: EmbedderOf,
+    tally: EmbeddingTally,
+) -> None:
+    """Settle these texts in a generation: embedded or refused, and in its collection."""
+    with writer.reading() as transaction:
+        known = transaction.run(
+            SQL["known_vectors"], model=generation.model_fingerprint, text_hashes=list(hashes)
+        ).fetchall()
+        vectors = {row.text_hash: vector_of(row.vector) for row in known}
+        rows = (
+            transaction.run(SQL["texts"], chunker=generation.chunker_fingerprint, text_hashes=list(hashes)).fetchall()
+            if generation.portable or len(vectors) < len(hashes)
+            else []
+        )
+    passages = {row.text_hash: (row.text, heading_path(row.headings)) for row in rows}
+    texts = {row.text_hash: embedded_text(row.headings, row.text) for row in rows if row.text_hash not in vectors}
+    tally.reused += len(vectors)
+    if texts:
+        vectors |= _embed(writer, generation, embedder_of(generation), texts, tally)
+    settled = list(vectors)
+    for start in range(0, len(settled), BATCH):
+        batch = {text_hash: vectors[text_hash] for text_hash in settled[start : start + BATCH]}
+        _index(writer, generation, store.create(generation), batch, passages if generation.portable else None)
+
+
+def _wanted(writer: Writer, live: Generation) -> int:
+    """How many chunks are wanted in all: no fewer than the texts to come."""
+    with writer.reading() as transaction:
+        return int(transaction.one(SQL["wanted_chunks"], chunker=live.chunker_fingerprint).chunks)
 
 
 def _embed(

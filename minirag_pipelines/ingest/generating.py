@@ -1,11 +1,11 @@
-"""Which generation answers, and which one is being built: what the tenant's settings ask for, beside what is there."""
+"""Which generation answers and which one is to come: what the tenant's settings ask for, beside what is there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from minirag_pipelines.core.database import Transaction, Writer
+from minirag_pipelines.core.catalog import Catalog
+from minirag_pipelines.core.database import Writer, statements
 from minirag_pipelines.core.errors import NotFound
 from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.providers.models import Embedder
@@ -13,76 +13,114 @@ from minirag_pipelines.core.providers.tokenizers import tokenizer_for
 from minirag_pipelines.core.records import Generation, Tenant
 from minirag_pipelines.core.vector_store import VectorStore
 from minirag_pipelines.ingest.chunking import chunker_fingerprint
+from minirag_pipelines.ingest.embedding import EmbedderOf
+from minirag_pipelines.ingest.publishing import freeze
+from minirag_pipelines.ingest.restoring import restore_lost
+
+SQL = statements("minirag_pipelines.ingest.sql", "generating.sql")
 
 
 @dataclass(frozen=True, slots=True)
-class Targets:
-    """`live` answers questions; `building`, if any, is what the tenant's settings ask for and is not live yet."""
+class Rollback:
+    """A swap back. `changed` documents answer as they last were there; `added` ones answer after the next sync."""
 
+    displaced: Generation
     live: Generation
-    building: Generation | None
-
-    def each(self) -> list[Generation]:
-        """What has to be brought up to date, the live one first."""
-        return [self.live] if self.building is None else [self.live, self.building]
+    changed: int
+    added: int
 
 
-def target_generations(
-    writer: Writer, tenant: Tenant, vectors: VectorStore, embedder: Callable[[], Embedder]
-) -> Targets:
-    """The tenant's generations, made where the settings ask for one that is not there.
+def live_generation(writer: Writer, tenant: Tenant, vectors: VectorStore, embedder_of: EmbedderOf) -> Generation:
+    """The generation that answers. The first one is live from the start, as there is nothing to protect.
 
-    The first is live from the start, as there is nothing to protect; a later one is built beside it. A build that the
-    settings no longer ask for is retired. The embedder is asked for only when a generation is made.
+    The embedder is asked for only when the first one is made.
     """
-    chunker = chunker_fingerprint(tenant.chunker, tokenizer_for(tenant.embedding_model).name)
     with writer.reading() as transaction:
-        live, building = _current(transaction)
-    if live is None:
-        if building is not None and not _as_asked(building, tenant, chunker):
-            with writer.writing() as transaction:
-                Generations(transaction).set_state(building.number, "retired")
-            building = None
-        first = building or _add(writer, tenant, chunker, embedder())
-        vectors.create(first)
-        with writer.writing() as transaction:
-            Generations(transaction).set_state(first.number, "live")
-            return Targets(first, None)
-    wanted = None if _as_asked(live, tenant, chunker) else building
-    if building is not None and (wanted is None or not _as_asked(building, tenant, chunker)):
-        with writer.writing() as transaction:
-            Generations(transaction).set_state(building.number, "retired")
-        wanted = None
-    if wanted is None and not _as_asked(live, tenant, chunker):
-        wanted = _add(writer, tenant, chunker, embedder())
-    if wanted is not None:
-        vectors.create(wanted)
-    return Targets(live, wanted)
+        generations = Generations(transaction)
+        live, building = generations.find_live(), generations.find_building()
+    if live is not None:
+        return live
+    if building is not None and not as_asked(building, tenant):
+        _retire(writer, building)
+        building = None
+    first = building or _add(writer, tenant, embedder_of(tenant))
+    vectors.create(first)
+    with writer.writing() as transaction:
+        Generations(transaction).set_state(first.number, "live")
+    return first
 
 
-def current_generations(writer: Writer) -> Targets:
-    """The generations that `target_generations` has found or made in this sync."""
+def next_generation(writer: Writer, tenant: Tenant, live: Generation, embedder_of: EmbedderOf) -> Generation | None:
+    """The generation to be built beside the live one; None when the live one is what the settings ask for.
+
+    A build that they no longer ask for is retired. The embedder is asked for only when a generation is made.
+    """
     with writer.reading() as transaction:
-        live, building = _current(transaction)
-    if live is None:
-        raise NotFound("live generation of tenant", writer.tenant_id)
-    return Targets(live, building)
+        building = Generations(transaction).find_building()
+    wanted = not as_asked(live, tenant)
+    if building is not None and not (wanted and as_asked(building, tenant)):
+        _retire(writer, building)
+        building = None
+    if not wanted:
+        return None
+    return building or _add(writer, tenant, embedder_of(tenant))
 
 
-def _current(transaction: Transaction) -> tuple[Generation | None, Generation | None]:
-    by_state = {generation.state: generation for generation in Generations(transaction).all()}
-    return by_state.get("live"), by_state.get("building")
+def as_asked(generation: Generation, tenant: Tenant) -> bool:
+    """Whether a generation is what the tenant's settings ask for: chunker, embedding model, portable or not.
 
-
-def _as_asked(generation: Generation, tenant: Tenant, chunker: str) -> bool:
+    The address of a model's server is not compared: it may move, and the model stays the same.
+    """
     return (
-        generation.chunker_fingerprint == chunker
-        and generation.embedding_model == tenant.embedding_model
+        generation.embedding_model == tenant.embedding_model
         and generation.portable == tenant.portable
+        and generation.chunker_fingerprint == _chunker(tenant)
     )
 
 
-def _add(writer: Writer, tenant: Tenant, chunker: str, embedder: Embedder) -> Generation:
-    dimension, model = embedder.dimension, embedder.fingerprint
+def roll_back(writer: Writer, vectors: VectorStore, number: int | None = None) -> Rollback:
+    """Make a kept generation live again, the one that was live last unless `number` says which.
+
+    The tenant's settings become its own, so that the next sync does not swap forward again; a build is given up.
+    Raises NotFound when there is no such kept generation.
+    """
+    with writer.reading() as transaction:
+        generations = Generations(transaction)
+        live = generations.find_live()
+        kept = [one for one in generations.kept() if number in (None, one.number)]
+    if live is None or not kept:
+        raise NotFound("kept generation", "" if number is None else str(number))
+    target = kept[0]
+    restore_lost(writer, vectors, target)
     with writer.writing() as transaction:
-        return Generations(transaction).add(tenant, state="building", chunker=chunker, model=model, dimension=dimension)
+        # Harmless while the other one is still live, so that the swap itself takes no longer than a few rows.
+        due = transaction.one(SQL["due_after_rollback"], generation=target.number, live=live.number)
+    with writer.writing() as transaction:
+        generations = Generations(transaction)
+        building = generations.find_building()
+        if building is not None:
+            generations.set_state(building.number, "retired")
+        freeze(transaction, live)
+        generations.set_state(live.number, "kept")
+        generations.set_state(target.number, "live")
+        Catalog(transaction).change_tenant(
+            embedding_model=target.embedding_model, chunker=target.chunker, portable=target.portable
+        )
+    return Rollback(live, target, due.changed, due.added)
+
+
+def _chunker(tenant: Tenant) -> str:
+    return chunker_fingerprint(tenant.chunker, tokenizer_for(tenant.embedding_model).name)
+
+
+def _retire(writer: Writer, generation: Generation) -> None:
+    with writer.writing() as transaction:
+        Generations(transaction).set_state(generation.number, "retired")
+
+
+def _add(writer: Writer, tenant: Tenant, model: Embedder) -> Generation:
+    dimension, fingerprint = model.dimension, model.fingerprint
+    with writer.writing() as transaction:
+        return Generations(transaction).add(
+            tenant, state="building", chunker=_chunker(tenant), model=fingerprint, dimension=dimension
+        )

@@ -1,4 +1,4 @@
-"""Stage `collection`: publish what is whole, swap a generation that is complete, retire what nothing needs."""
+"""Stage `collection`: publish what is whole, erase what was forgotten, retire what nothing needs."""
 
 from __future__ import annotations
 
@@ -15,84 +15,58 @@ from minirag_pipelines.core.vector_store import BATCH, VectorStore
 from minirag_pipelines.ingest.restoring import restore_lost
 
 SQL = statements("minirag_pipelines.ingest.sql", "publishing.sql")
+_ERASE_BATCH = 20
 
 
 @dataclass(slots=True)
 class PublishingTally:
-    """What a sync ends with. `retired` counts vectors deleted, `restored` those that Chroma had lost."""
+    """`published` counts documents, `restored` vectors that Chroma had lost, `erased` documents that were forgotten."""
 
-    generation: int = 0
-    documents: int = 0
-    chunks: int = 0
     published: int = 0
-    swapped: bool = False
-    retired: int = 0
     restored: int = 0
-    data_version: int = 0
+    erased: int = 0
 
 
-def publish_pending(
-    writer: Writer, vectors: VectorStore, *, retire_after_s: float, batch: int = 200
-) -> PublishingTally:
-    """Publish every pending document that is whole in the live generation, and the same in one being built.
+def publish_pending(writer: Writer, vectors: VectorStore, *, batch: int = 200) -> PublishingTally:
+    """Publish every pending document that is whole in the live generation.
 
-    A document appears with its new version in one statement; what it displaces leaves Chroma `retire_after_s` later.
+    A document appears with its new version in one statement; what it displaces leaves Chroma later.
     """
-    tally = PublishingTally()
+    tally = PublishingTally(erased=erase_forgotten(writer))
     with writer.reading() as transaction:
-        generations = Generations(transaction).all()
-    live = next((one for one in generations if one.state == "live"), None)
+        generations = Generations(transaction)
+        live, building = generations.find_live(), generations.find_building()
     if live is None:
         return tally
     tally.restored = restore_lost(writer, vectors, live)
-    being_built = [one for one in generations if one.state == "building"]
-    tally.published = _publish(writer, live, live, batch, being_built)
-    for building in being_built:
-        tally.restored += restore_lost(writer, vectors, building)
-        _publish(writer, building, live, batch)
-        tally.swapped = _swap(writer, building, live)
-    tally.retired = _retire(writer, vectors, retire_after_s)
-    with writer.reading() as transaction:
-        now_live = Generations(transaction).find_live()
-    if now_live is not None:
-        tally.generation, tally.documents, tally.chunks = now_live.number, now_live.documents, now_live.chunks
-        tally.data_version = now_live.data_version
-    return tally
-
-
-def _publish(
-    writer: Writer, generation: Generation, live: Generation, batch: int, being_built: Sequence[Generation] = ()
-) -> int:
-    """How many documents were published into the generation; texts on their way to one being built are followed up."""
-    published = 0
-    is_live = generation.number == live.number
     for found in writer.pages(
-        SQL["publishable" if is_live else "buildable"],
+        SQL["publishable"],
         "document_id",
-        generation=generation.number,
-        live=live.number,
-        chunker=generation.chunker_fingerprint,
+        generation=live.number,
+        chunker=live.chunker_fingerprint,
         most=batch,
     ):
         with writer.writing() as transaction:
-            ready, displaced = _publish_batch(transaction, generation, found, writer.run_id, live=is_live)
-            published += ready
-            for building in being_built:
+            published, displaced = publish_batch(transaction, live, found, writer.run_id)
+            tally.published += published
+            if building is not None:
+                # Texts on their way to the next generation, of versions that are of the past now.
                 displace(transaction, building, displaced)
-    return published
+    return tally
 
 
-def _publish_batch(
-    transaction: Transaction, generation: Generation, found: Sequence[Row], run_id: str, *, live: bool
+def publish_batch(
+    transaction: Transaction, generation: Generation, found: Sequence[Row], run_id: str
 ) -> tuple[int, list[uuid.UUID]]:
-    """How many were published, and which versions they displaced."""
+    """Publish documents as they were found, under their row locks: how many, and which versions they displaced."""
+    is_live = generation.state == "live"
     chunks = {row.document_id: row.chunks for row in found}
     ready = transaction.run(
         SQL["lock_documents"],
         generation=generation.number,
         document_ids=list(chunks),
         version_ids=[row.version_id for row in found],
-        live=live,
+        live=is_live,
     ).fetchall()
     if not ready:
         return 0, []
@@ -106,7 +80,7 @@ def _publish_batch(
         chunks=[chunks[document_id] for document_id in document_ids],
         run_id=run_id,
     )
-    if live:
+    if is_live:
         transaction.run(SQL["settle_documents"], document_ids=document_ids)
     displaced = [row.displaced for row in ready if row.displaced not in (None, versions[row.document_id])]
     displace(
@@ -194,23 +168,50 @@ def move_readers(transaction: Transaction, document_ids: Sequence[uuid.UUID]) ->
     transaction.run(SQL["move_readers"], document_ids=list(document_ids))
 
 
-def _swap(writer: Writer, building: Generation, live: Generation) -> bool:
-    """Make the generation live when it has every live document as it is; the one before it is kept."""
-    with writer.writing() as transaction:
-        missing = transaction.one(SQL["unbuilt"], live=live.number, generation=building.number)
-        if missing.documents:
-            return False
-        generations = Generations(transaction)
-        for kept in (one for one in generations.all() if one.state == "kept"):
-            generations.set_state(kept.number, "retired")
-        generations.set_state(live.number, "kept")
-        generations.set_state(building.number, "live")
-    return True
+def erase_forgotten(writer: Writer) -> int:
+    """Take forgotten documents out of every generation, and delete what was made of them alone; how many they were."""
+    erased = 0
+    while True:
+        with writer.reading() as transaction:
+            due = transaction.run(SQL["due_to_erase"], most=_ERASE_BATCH).fetchall()
+        if not due:
+            return erased
+        document_ids = [row.document_id for row in due]
+        with writer.writing() as transaction:
+            versions = {row.version_id for row in due if row.version_id}
+            versions |= {
+                row.version_id for row in transaction.run(SQL["published_versions"], document_ids=document_ids)
+            }
+            unpublish(transaction, document_ids, sorted(versions))
+            transaction.run(SQL["mark_erased"], document_ids=document_ids)
+            orphaned = transaction.run(SQL["orphaned"], version_ids=sorted(versions)).fetchall()
+            texts = transaction.run(
+                SQL["texts_of_versions"], version_ids=[row.version_id for row in orphaned]
+            ).fetchall()
+            transaction.run(SQL["delete_versions"], version_ids=[row.version_id for row in orphaned])
+            transaction.run(SQL["delete_orphaned_vectors"], text_hashes=[row.text_hash for row in texts])
+        erased += len(due)
 
 
-def _retire(writer: Writer, vectors: VectorStore, after_s: float) -> int:
-    """Delete from Chroma what has been leaving for long enough; searches under way are over by then."""
+def freeze(transaction: Transaction, generation: Generation) -> None:
+    """A generation that is live no longer: what was being sent to it and nobody wants there now is to leave."""
+    sending = transaction.run(SQL["stop_sending"], generation=generation.number).rowcount
+    if sending:
+        transaction.run(SQL["count_in"], generation=generation.number, documents=0, chunks=0, texts=sending)
+
+
+def retire(writer: Writer, vectors: VectorStore, *, after_s: float, keep: int) -> int:
+    """Delete from Chroma what has been leaving for long enough: searches under way are over by then. How many vectors.
+
+    Of the generations that were live once, `keep` are kept.
+    """
     retired = 0
+    with writer.reading() as transaction:
+        superfluous = Generations(transaction).kept()[keep:]
+    if superfluous:
+        with writer.writing() as transaction:
+            for generation in superfluous:
+                Generations(transaction).set_state(generation.number, "retired")
     with writer.reading() as transaction:
         generations = Generations(transaction).all()
         due = {row.number for row in transaction.run(SQL["retired_due"], after_s=after_s)}

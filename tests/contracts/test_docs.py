@@ -60,6 +60,10 @@ def commands_in(page: Path) -> set[str]:
 def wrong_with(typed: str) -> str | None:
     """Why a line can't be typed, None when it can."""
     words = shlex.split(typed, comments=True)
+    if f"minirag {words[1]} list" in COMMANDS and not any(
+        f"minirag {words[1]} {word}" in COMMANDS for word in words[2:3]
+    ):
+        words.insert(2, "list")
     path = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in COMMANDS), None)
     if path is None:
         is_group = len(words) == 2 and any(name.startswith(f"minirag {words[1]} ") for name in COMMANDS)

@@ -127,7 +127,7 @@ def test_an_edit_and_a_new_chunker_in_one_sync_leave_nothing_behind(workbench: W
     workbench.write("0.txt", "Buoy number 0 is painted green.")
     with workbench.database.transaction("acme") as transaction:
         Catalog(transaction).change_tenant(chunker=ChunkerSettings(64))
-    assert workbench.sync().collection.swapped
+    assert workbench.sync().collection.build.swapped
     with workbench.database.transaction("acme") as transaction:
         row = transaction.connection.execute(
             "SELECT count(*) AS texts FROM indexed JOIN generation ON number = generation WHERE generation.state = 'live'"

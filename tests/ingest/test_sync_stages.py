@@ -22,7 +22,7 @@ def test_documents_become_hits_with_their_place(workbench: Workbench) -> None:
     workbench.write("ferry.md", FERRY)
     workbench.write("tickets.md", TICKETS)
     done = workbench.sync()
-    assert (done.sources.new, done.documents.parsed, done.collection.documents) == (2, 2, 2)
+    assert (done.sources.new, done.documents.parsed, done.collection.live.documents) == (2, 2, 2)
     found = workbench.search("When does the night ferry leave from pier four?")
     assert found.generation == 1
     assert found.hits[0].uri.endswith("ferry.md")
@@ -194,7 +194,7 @@ def test_another_chunker_is_built_beside_and_swapped_in_without_a_gap(workbench:
     with workbench.database.transaction("acme") as transaction:
         Catalog(transaction).change_tenant(chunker=ChunkerSettings(64))
     done = workbench.sync()
-    assert done.collection.swapped
+    assert done.collection.build.swapped
     assert [generation.state for generation in workbench.generations()] == ["kept", "live"]
     # The texts are the same, so the model is not asked again.
     assert done.embeddings.embedded == 0
@@ -208,7 +208,7 @@ def test_a_collection_that_chroma_has_lost_is_filled_again_without_the_model(wor
     workbench.sync()
     calls = workbench.provider.stats()
     workbench.vectors.drop(workbench.live())
-    assert workbench.sync().collection.restored == 2
+    assert workbench.sync().collection.published.restored == 2
     assert uris(workbench, "night ferry pier four")[0] == "ferry.md"
     assert workbench.provider.stats()["texts_embedded"] == calls["texts_embedded"] + 1  # the question
 
@@ -235,7 +235,7 @@ def test_a_sync_killed_while_it_retires_texts_is_gone_on_with(workbench: Workben
     workbench.vectors.collection(workbench.live()).delete([row.text_hash for row in leaving])
     workbench.retire_after_s = 0
     done = workbench.sync()
-    assert (done.collection.retired, done.collection.restored) == (1, 0)
+    assert (done.collection.retired, done.collection.published.restored) == (1, 0)
     assert workbench.live().texts == 1
 
 
@@ -261,6 +261,6 @@ def test_a_text_the_model_refuses_does_not_hold_up_its_document(workbench: Workb
     workbench.write("long.md", "\n\n".join([*sections, "# Last\n\nThis is unspeakable.\n"]))
     done = workbench.sync()
     assert done.embeddings.refused >= 1
-    assert done.collection.documents == 1
+    assert done.collection.live.documents == 1
     assert workbench.search("thing 2").hits
     assert workbench.sync().embeddings.embedded == 0

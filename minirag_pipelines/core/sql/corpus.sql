@@ -41,6 +41,46 @@ SELECT (element ->> 4)::integer AS page
  ORDER BY (element ->> 1)::integer DESC
  LIMIT 1;
 
+-- name: document
+SELECT document_id, source_id, uri, removed_at, forgotten_at
+  FROM document
+ WHERE tenant_id = %(tenant_id)s
+   AND (uri_key = %(uri_key)s OR document_id::text = lower(%(reference)s))
+ ORDER BY removed_at DESC NULLS FIRST
+ LIMIT 1;
+
+-- name: forget
+UPDATE document
+   SET forgotten_at = now(), erased_at = NULL
+ WHERE tenant_id = %(tenant_id)s AND document_id = %(document_id)s AND forgotten_at IS NULL;
+
+-- name: restore
+UPDATE document
+   SET forgotten_at = NULL, erased_at = NULL, content_hash = NULL,
+       pending = CASE WHEN removed_at IS NULL THEN 'content' END
+ WHERE tenant_id = %(tenant_id)s AND document_id = %(document_id)s AND forgotten_at IS NOT NULL;
+
+-- name: retry
+-- How often it has failed is kept: if it fails again, the next attempt is as far away as it would have been.
+WITH due AS (
+    SELECT d.document_id, d.content_hash, d.kind
+      FROM document d
+      JOIN document_failure f ON f.tenant_id = %(tenant_id)s AND f.document_id = d.document_id
+     WHERE d.tenant_id = %(tenant_id)s
+       AND d.pending = 'content'
+       AND d.removed_at IS NULL
+       AND d.forgotten_at IS NULL
+       AND (%(document_id)s::uuid IS NULL OR d.document_id = %(document_id)s)
+), released AS (
+    UPDATE failure f
+       SET permanent = false, next_at = now()
+      FROM due
+     WHERE f.tenant_id = %(tenant_id)s
+       AND (f.stage = 'read' AND f.key = due.document_id::text
+            OR f.stage = 'parse' AND f.key = encode(due.content_hash, 'hex') || ':' || due.kind)
+)
+SELECT document_id FROM due ORDER BY document_id;
+
 -- name: documents
 -- state: what is true of the document, the most telling first.
 SELECT *
@@ -48,16 +88,23 @@ SELECT *
                s.name AS source,
                d.uri,
                v.title,
-               CASE WHEN d.removed_at IS NOT NULL OR d.forgotten_at IS NOT NULL THEN 'removed'
+               CASE WHEN d.forgotten_at IS NOT NULL THEN 'forgotten'
+                    WHEN d.removed_at IS NOT NULL THEN 'removed'
                     WHEN f.reason IS NOT NULL AND d.pending IS NOT NULL THEN 'quarantined'
                     WHEN d.pending IS NOT NULL OR p.document_id IS NULL THEN 'pending'
                     ELSE 'live' END AS state,
-               CASE WHEN d.removed_at IS NULL AND d.pending IS NOT NULL THEN f.reason
-                    WHEN d.removed_at IS NULL AND p.chunks = 0 THEN 'The document is empty.' END AS reason,
+               CASE WHEN d.forgotten_at IS NOT NULL THEN 'It was forgotten; `minirag documents restore` takes that back.'
+                    WHEN d.removed_at IS NOT NULL THEN NULL
+                    WHEN d.pending IS NOT NULL THEN f.reason
+                    WHEN p.chunks = 0 THEN 'The document is empty.' END AS reason,
                encode(coalesce(d.content_hash, v.content_hash), 'hex') AS content_hash,
                coalesce(p.chunks, 0) AS chunks,
                d.size_bytes AS bytes,
+               f.code,
+               f.permanent,
                f.attempts,
+               f.first_at AS first_failed_at,
+               f.last_at AS last_failed_at,
                f.next_at AS next_attempt_at
           FROM document d
           JOIN source s ON s.tenant_id = %(tenant_id)s AND s.source_id = d.source_id
@@ -66,6 +113,7 @@ SELECT *
                                AND p.document_id = d.document_id
           LEFT JOIN version v ON v.tenant_id = %(tenant_id)s AND v.version_id = d.version_id
           LEFT JOIN document_failure f ON f.tenant_id = %(tenant_id)s AND f.document_id = d.document_id
+                                      AND d.pending = 'content'
          WHERE d.tenant_id = %(tenant_id)s) AS listed
  WHERE (%(state)s::text IS NULL OR state = %(state)s)
  ORDER BY uri, document_id;

@@ -1,5 +1,14 @@
+-- name: generation
+SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND number = %(number)s;
+
 -- name: live
 SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND state = 'live';
+
+-- name: building
+SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND state = 'building';
+
+-- name: kept
+SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND state = 'kept' ORDER BY live_at DESC, number DESC;
 
 -- name: generations
 SELECT * FROM generation WHERE tenant_id = %(tenant_id)s ORDER BY number;

@@ -12,23 +12,6 @@ SELECT DISTINCT d.version_id
  ORDER BY d.version_id
  LIMIT %(most)s;
 
--- name: live_versions_to_cut
--- The same for a generation being built: versions that are published in the live one, or about to be.
-SELECT wanted.version_id
-  FROM (SELECT p.version_id
-          FROM published p
-         WHERE p.tenant_id = %(tenant_id)s AND p.generation = %(live)s AND p.version_id > %(after)s
-         UNION
-        SELECT d.version_id
-          FROM document d
-         WHERE d.tenant_id = %(tenant_id)s AND d.pending = 'publication' AND d.version_id > %(after)s
-           AND d.removed_at IS NULL AND d.forgotten_at IS NULL) AS wanted
- WHERE NOT EXISTS (SELECT 1 FROM chunking k
-                    WHERE k.tenant_id = %(tenant_id)s AND k.version_id = wanted.version_id
-                      AND k.chunker = %(chunker)s)
- ORDER BY wanted.version_id
- LIMIT %(most)s;
-
 -- name: version
 SELECT title, text, elements, pages FROM version WHERE tenant_id = %(tenant_id)s AND version_id = %(version_id)s;
 

@@ -9,25 +9,6 @@ SELECT d.document_id, d.version_id
  ORDER BY d.document_id
  LIMIT %(most)s;
 
--- name: documents_to_build
--- For a generation being built: what is published in the live one, and what this sync is about to publish there.
-SELECT wanted.document_id, wanted.version_id
-  FROM (SELECT d.document_id,
-               CASE WHEN d.pending = 'publication' THEN d.version_id ELSE p.version_id END AS version_id
-          FROM document d
-          LEFT JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(live)s
-                               AND p.document_id = d.document_id
-         WHERE d.tenant_id = %(tenant_id)s
-           AND d.document_id > %(after)s
-           AND d.removed_at IS NULL
-           AND d.forgotten_at IS NULL
-           AND (d.pending = 'publication' OR p.document_id IS NOT NULL)) AS wanted
- WHERE NOT EXISTS (SELECT 1 FROM published b
-                    WHERE b.tenant_id = %(tenant_id)s AND b.generation = %(generation)s
-                      AND b.document_id = wanted.document_id AND b.version_id = wanted.version_id)
- ORDER BY wanted.document_id
- LIMIT %(most)s;
-
 -- name: unsettled
 -- Texts of these versions that are not in the collection and that the model has not refused, in reading order. Looked
 -- up one by one: joined, a table that has never been analysed is read as a whole for each chunk.
@@ -117,9 +98,3 @@ SELECT coalesce(sum(k.chunks), 0)::bigint AS chunks
   FROM document d
   JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = d.version_id AND k.chunker = %(chunker)s
  WHERE d.tenant_id = %(tenant_id)s AND d.pending = 'publication' AND d.removed_at IS NULL AND d.forgotten_at IS NULL;
-
--- name: buildable_chunks
-SELECT coalesce(sum(k.chunks), 0)::bigint AS chunks
-  FROM published p
-  JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = p.version_id AND k.chunker = %(chunker)s
- WHERE p.tenant_id = %(tenant_id)s AND p.generation = %(live)s;

@@ -14,7 +14,7 @@ ANALYZE staged;
 -- Only what differs is looked at further: `known` is an item of a document that this source listed before.
 CREATE TEMPORARY TABLE IF NOT EXISTS difference (
     source_id uuid, uri text, uri_key bytea, kind text, size_bytes bigint, modified_at timestamptz, etag text,
-    document_id uuid, known boolean, had_hash bytea, content_hash bytea
+    document_id uuid, known boolean, forgotten boolean, had_hash bytea, content_hash bytea
 );
 
 -- name: index_differences
@@ -30,7 +30,7 @@ TRUNCATE difference;
 INSERT INTO difference
 SELECT DISTINCT ON (s.source_id, s.uri_key)
        s.source_id, s.uri, s.uri_key, s.kind, s.size_bytes, s.modified_at, s.etag,
-       d.document_id, l.document_id IS NOT NULL, d.content_hash, NULL
+       d.document_id, l.document_id IS NOT NULL, d.forgotten_at IS NOT NULL, d.content_hash, NULL
   FROM staged s
   LEFT JOIN document d ON d.tenant_id = %(tenant_id)s AND d.uri_key = s.uri_key AND d.removed_at IS NULL
   LEFT JOIN listed l ON l.tenant_id = %(tenant_id)s AND l.source_id = s.source_id AND l.document_id = d.document_id
@@ -98,7 +98,7 @@ SELECT d.kind, d.size_bytes, bool_or(d.content_hash IS NOT NULL) AS hashed
 SELECT f.source_id, f.uri, f.uri_key
   FROM difference f
  WHERE (f.source_id, f.uri_key) > (%(after_source)s::uuid, %(after_key)s::bytea)
-   AND (f.document_id IS NOT NULL AND f.had_hash IS NOT NULL
+   AND (f.document_id IS NOT NULL AND NOT f.forgotten AND f.had_hash IS NOT NULL
         OR f.document_id IS NULL
            AND EXISTS (SELECT 1 FROM unnest(%(kinds)s::text[], %(sizes)s::bigint[]) AS gone (kind, size_bytes)
                         WHERE gone.kind = f.kind
@@ -139,7 +139,7 @@ DELETE FROM vanished v USING renamed WHERE v.document_id = renamed.document_id
 RETURNING v.document_id;
 
 -- name: come_back
--- A URI that was removed once: the document it was.
+-- A URI that was removed once: the document it was. A forgotten one stays forgotten.
 WITH back AS (
     SELECT DISTINCT ON (f.uri_key) f.uri_key, f.source_id, f.kind, d.document_id
       FROM difference f
@@ -148,10 +148,12 @@ WITH back AS (
      ORDER BY f.uri_key, d.removed_at DESC, f.source_id
 ), returned AS (
     UPDATE document d
-       SET removed_at = NULL, pending = 'content', content_hash = NULL, source_id = back.source_id, kind = back.kind
+       SET removed_at = NULL, source_id = back.source_id, kind = back.kind,
+           pending = CASE WHEN d.forgotten_at IS NULL THEN 'content' END,
+           content_hash = CASE WHEN d.forgotten_at IS NOT NULL THEN d.content_hash END
       FROM back
      WHERE d.tenant_id = %(tenant_id)s AND d.document_id = back.document_id
-    RETURNING d.document_id, d.uri_key
+    RETURNING d.document_id, d.uri_key, d.forgotten_at
 ), cleared AS (
     DELETE FROM failure x
      USING returned r
@@ -159,7 +161,7 @@ WITH back AS (
 ), found AS (
     UPDATE difference f SET document_id = returned.document_id FROM returned WHERE f.uri_key = returned.uri_key
 )
-SELECT count(*) AS documents FROM returned;
+SELECT count(*) FILTER (WHERE forgotten_at IS NULL) AS documents FROM returned;
 
 -- name: add_documents
 WITH added AS (
@@ -179,11 +181,12 @@ SELECT count(*) AS documents FROM added;
 WITH changed AS (
     SELECT DISTINCT ON (f.document_id) f.*
       FROM difference f
-     WHERE f.known
-       AND (%(force)s OR f.had_hash IS NULL OR f.content_hash IS DISTINCT FROM f.had_hash
-            OR EXISTS (SELECT 1 FROM document d
-                        WHERE d.tenant_id = %(tenant_id)s AND d.document_id = f.document_id AND d.kind <> f.kind))
-        OR NOT f.known AND f.content_hash <> f.had_hash
+     WHERE NOT f.forgotten
+       AND (f.known AND (%(force)s OR f.had_hash IS NULL OR f.content_hash IS DISTINCT FROM f.had_hash
+                         OR EXISTS (SELECT 1 FROM document d
+                                     WHERE d.tenant_id = %(tenant_id)s AND d.document_id = f.document_id
+                                       AND d.kind <> f.kind))
+            OR NOT f.known AND f.content_hash <> f.had_hash)
      ORDER BY f.document_id, f.source_id
 ), cleared AS (
     DELETE FROM failure x

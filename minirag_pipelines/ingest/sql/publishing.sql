@@ -12,21 +12,6 @@ SELECT d.document_id, d.version_id, k.chunks
  ORDER BY d.document_id
  LIMIT %(most)s;
 
--- name: buildable
--- The same for a generation being built: what is published in the live one and not yet, or not as now, in this one.
-SELECT p.document_id, p.version_id, k.chunks
-  FROM published p
-  JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = p.version_id AND k.chunker = %(chunker)s
- WHERE p.tenant_id = %(tenant_id)s
-   AND p.generation = %(live)s
-   AND p.document_id > %(after)s
-   AND NOT EXISTS (SELECT 1 FROM published b
-                    WHERE b.tenant_id = %(tenant_id)s AND b.generation = %(generation)s
-                      AND b.document_id = p.document_id AND b.version_id = p.version_id)
-   AND settled(%(tenant_id)s, %(generation)s, p.version_id)
- ORDER BY p.document_id
- LIMIT %(most)s;
-
 -- name: lock_documents
 -- Under their row locks: those still to be published as they were found.
 SELECT d.document_id, d.version_id, p.version_id AS displaced, coalesce(p.chunks, 0) AS displaced_chunks
@@ -117,23 +102,59 @@ DELETE FROM indexed
  WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s AND state = 'leaving'
    AND text_hash = ANY(%(text_hashes)s);
 
--- name: unbuilt
--- How many live documents the generation being built does not have as they are.
-SELECT count(*) AS documents
-  FROM published p
- WHERE p.tenant_id = %(tenant_id)s
-   AND p.generation = %(live)s
-   AND NOT EXISTS (SELECT 1 FROM published b
-                    WHERE b.tenant_id = %(tenant_id)s AND b.generation = %(generation)s
-                      AND b.document_id = p.document_id AND b.version_id = p.version_id);
-
 -- name: retired_due
+-- No search can be under way in one that was never live.
 SELECT number
   FROM generation
  WHERE tenant_id = %(tenant_id)s
    AND state = 'retired'
-   AND retired_at < now() - make_interval(secs => %(after_s)s)
+   AND (live_at IS NULL OR retired_at < now() - make_interval(secs => %(after_s)s))
  ORDER BY number;
+
+-- name: stop_sending
+UPDATE indexed SET state = 'leaving', changed_at = clock_timestamp()
+ WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s AND state = 'sending';
+
+-- name: due_to_erase
+SELECT document_id, version_id
+  FROM document
+ WHERE tenant_id = %(tenant_id)s AND forgotten_at IS NOT NULL AND erased_at IS NULL
+ ORDER BY document_id
+ LIMIT %(most)s;
+
+-- name: published_versions
+SELECT DISTINCT version_id
+  FROM published
+ WHERE tenant_id = %(tenant_id)s AND document_id = ANY(%(document_ids)s)
+ ORDER BY version_id;
+
+-- name: mark_erased
+-- The content's hash stays, so that the document is known, and stays forgotten, when it is moved.
+UPDATE document SET erased_at = now(), version_id = NULL, pending = NULL
+ WHERE tenant_id = %(tenant_id)s AND document_id = ANY(%(document_ids)s) AND forgotten_at IS NOT NULL;
+
+-- name: orphaned
+SELECT v.version_id
+  FROM version v
+ WHERE v.tenant_id = %(tenant_id)s
+   AND v.version_id = ANY(%(version_ids)s)
+   AND NOT EXISTS (SELECT 1 FROM document d WHERE d.tenant_id = %(tenant_id)s AND d.version_id = v.version_id)
+   AND NOT EXISTS (SELECT 1 FROM published p WHERE p.tenant_id = %(tenant_id)s AND p.version_id = v.version_id)
+ ORDER BY v.version_id;
+
+-- name: texts_of_versions
+SELECT DISTINCT text_hash FROM chunk
+ WHERE tenant_id = %(tenant_id)s AND version_id = ANY(%(version_ids)s)
+ ORDER BY text_hash;
+
+-- name: delete_versions
+DELETE FROM version WHERE tenant_id = %(tenant_id)s AND version_id = ANY(%(version_ids)s);
+
+-- name: delete_orphaned_vectors
+DELETE FROM embedding e
+ WHERE e.tenant_id = %(tenant_id)s
+   AND e.text_hash = ANY(%(text_hashes)s)
+   AND NOT EXISTS (SELECT 1 FROM chunk c WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = e.text_hash);
 
 -- name: remove_source
 UPDATE source SET removed_at = now()

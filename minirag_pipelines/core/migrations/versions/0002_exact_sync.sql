@@ -18,3 +18,7 @@ CREATE VIEW minirag.document_failure WITH (security_invoker = true) AS
                           ORDER BY f.last_at DESC
                           LIMIT 1) AS f;
 GRANT SELECT ON minirag.document_failure TO minirag_app;
+
+-- Serves what asks for a version in one generation, and in any.
+DROP INDEX minirag.published_version;
+CREATE INDEX published_version ON minirag.published (tenant_id, version_id, generation);

@@ -1,0 +1,75 @@
+"""What a sync ends with: publish, go on with the next generation, retire; and whether too much has failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minirag_pipelines.core.database import Writer, statements
+from minirag_pipelines.core.errors import (
+    GenerationUnsound,
+    MiniRAGError,
+    ModelUnknown,
+    ProviderRefused,
+    ProviderUnavailable,
+    TooManyFailures,
+)
+from minirag_pipelines.core.generations import Generations
+from minirag_pipelines.core.records import Generation, Tenant
+from minirag_pipelines.core.settings import Settings
+from minirag_pipelines.core.vector_store import VectorStore
+from minirag_pipelines.ingest.building import BuildingTally, build_slice
+from minirag_pipelines.ingest.embedding import EmbedderOf
+from minirag_pipelines.ingest.generating import next_generation
+from minirag_pipelines.ingest.publishing import PublishingTally, publish_pending, retire
+
+SQL = statements("minirag_pipelines.ingest.sql", "finishing.sql")
+
+
+@dataclass(slots=True)
+class Finished:
+    """`live` is the generation that answers now, `failure` what the run has to say after all that could be done is.
+
+    `build` is None where the live generation is what the tenant's settings ask for.
+    """
+
+    live: Generation
+    published: PublishingTally
+    build: BuildingTally | None
+    retired: int
+    failure: MiniRAGError | None
+
+
+def finish(
+    writer: Writer, tenant: Tenant, vectors: VectorStore, embedder_of: EmbedderOf, settings: Settings
+) -> Finished:
+    """First all that the live generation lacks, to publication; then a slice of the next one; then what is to leave."""
+    published = publish_pending(writer, vectors)
+    live = _live(writer)
+    build: BuildingTally | None = None
+    failure: MiniRAGError | None = None
+    try:
+        building = next_generation(writer, tenant, live, embedder_of)
+        if building is not None:
+            build = BuildingTally(building.number)
+            build_slice(writer, building, live, vectors, embedder_of, build, slice_s=settings.build_slice_s)
+    except (ProviderUnavailable, ProviderRefused, ModelUnknown, GenerationUnsound) as error:
+        failure = error
+    retired = retire(writer, vectors, after_s=settings.retire_after_s, keep=settings.kept_generations)
+    return Finished(_live(writer), published, build, retired, failure or _too_many_failures(writer, settings))
+
+
+def _live(writer: Writer) -> Generation:
+    with writer.reading() as transaction:
+        return Generations(transaction).live()
+
+
+def _too_many_failures(writer: Writer, settings: Settings) -> TooManyFailures | None:
+    with writer.reading() as transaction:
+        failed = transaction.run(SQL["failed"]).fetchall()
+        count = sum(row.documents for row in failed)
+        if count < settings.failed_least:
+            return None
+        documents = transaction.one(SQL["documents"]).documents
+    if count <= settings.failed_share * documents:
+        return None
+    return TooManyFailures(count, documents, ", ".join(f"{row.documents:,} {row.code}" for row in failed))
