@@ -90,7 +90,7 @@ class OpenAIServer:
 
     `texts` are the texts embedded, in the order they came; `chats` the bodies of chat requests, `authorizations`
     the Authorization headers. `max_texts` refuses larger requests for embeddings with 400, `refused_word` any that
-    contains the word, and `delay_s` makes every reply wait. `base64` says what becomes of a wish for that encoding.
+    contains the word, a model in `refused_models` is refused as a wrong key would be, and `delay_s` makes every reply wait. `base64` says what becomes of a wish for that encoding.
     """
 
     def __init__(self, dimension: int = 64, *, port: int = 0, keep_texts: bool = True) -> None:
@@ -113,6 +113,7 @@ class OpenAIServer:
             self.authorizations: list[str | None] = []
             self.max_texts: int | None = None
             self.refused_word: str | None = None
+            self.refused_models: set[str] = set()
             self.delay_s = 0.0
             self.base64: Literal["taken", "ignored", "refused"] = "taken"
             self._faults: deque[Fault] = deque()
@@ -314,6 +315,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, body.encode(), headers)
 
     def _embeddings(self, body: dict[str, Any], fault: Fault | None) -> None:
+        if body["model"] in self.server.provider.refused_models:
+            self._send(401, {"error": {"message": "Incorrect API key.", "type": "auth", "code": "invalid_api_key"}})
+            return
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         refusal = self.server.provider.refusal(texts, body.get("encoding_format"))
         if refusal:

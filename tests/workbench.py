@@ -103,6 +103,11 @@ class Workbench:
         pool = partial(ParserPool, workers=1, timeout_s=60, memory_mib=2048, languages=["eng"])
         return read_pending(writer, sources, pool, languages=["eng"], max_bytes=MAX_BYTES)
 
+    def change_tenant(self, *, model: str | None = None, chunk_tokens: int | None = None) -> None:
+        chunker = None if chunk_tokens is None else ChunkerSettings(chunk_tokens)
+        with self.database.transaction(self.tenant_id) as transaction:
+            Catalog(transaction).change_tenant(embedding_model=model, chunker=chunker)
+
     def tenant(self, tenant_id: str) -> Tenant:
         with self.database.transaction(tenant_id) as transaction:
             return Catalog(transaction).tenant()

@@ -62,7 +62,13 @@ def check_invariants(workbench: Workbench) -> None:
     live = workbench.live()
     with workbench.database.transaction("acme") as transaction:
         run = transaction.connection.execute
-        states = {row.state: row.texts for row in run("SELECT state, count(*) AS texts FROM indexed GROUP BY state")}
+        states = {
+            row.state: row.texts
+            for row in run(
+                "SELECT indexed.state, count(*) AS texts FROM indexed JOIN generation g ON g.number = generation"
+                " WHERE g.state = 'live' GROUP BY indexed.state"
+            )
+        }
         wanted = run(
             "SELECT count(DISTINCT c.text_hash) AS texts, count(*) AS chunks FROM published p"
             " JOIN chunk c USING (tenant_id, version_id) JOIN generation g ON g.number = p.generation"

@@ -1,0 +1,291 @@
+"""A change of chunker or model: the next generation is built beside the live one, verified, swapped in, rolled back."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from minirag_pipelines.core.catalog import Catalog
+from minirag_pipelines.core.errors import GenerationUnsound, NotFound, ProviderRefused
+from minirag_pipelines.core.records import text_hash
+from minirag_pipelines.ingest.generating import Rollback, roll_back
+from tests.ingest.test_crashes import check_invariants
+from tests.workbench import MODEL, Workbench
+
+pytestmark = [pytest.mark.postgres, pytest.mark.chroma]
+
+OTHER = "openai/text-embedding-3-large"
+
+
+def write_buoys(workbench: Workbench, count: int) -> None:
+    for number in range(count):
+        workbench.write(f"{number:03}.txt", f"Buoy number {number} is painted red.")
+
+
+def states(workbench: Workbench) -> list[tuple[int, str]]:
+    return [(one.number, one.state) for one in workbench.generations()]
+
+
+def back(workbench: Workbench, number: int | None = None) -> Rollback:
+    with workbench.writer() as writer:
+        return roll_back(writer, workbench.vectors, number)
+
+
+def uris(workbench: Workbench, question: str) -> list[str]:
+    return [hit.uri.rsplit("/", 1)[1] for hit in workbench.search(question).hits]
+
+
+def test_a_build_goes_in_slices_while_the_live_generation_answers_and_follows(workbench: Workbench) -> None:
+    workbench.retire_after_s = 0
+    write_buoys(workbench, 230)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.build_slice_s = 1e-9
+    first = workbench.sync().collection
+    assert first.build is not None
+    assert (first.live.number, first.build.number, first.build.swapped) == (1, 2, False)
+    assert 0 < first.build.built < 230
+    assert first.build.built + first.build.left == 230
+    workbench.write("000.txt", "A lighthouse stands where the buoy was.")
+    (workbench.folder / "001.txt").unlink()
+    workbench.write("new.txt", "A harbour was built.")
+    meanwhile = workbench.sync().collection
+    assert meanwhile.live.number == 1
+    assert uris(workbench, "lighthouse")[0] == "000.txt"
+    assert uris(workbench, "harbour")[0] == "new.txt"
+    slices = 2
+    while not (build := workbench.sync().collection.build) or not build.swapped:
+        slices += 1
+        assert slices < 20
+    assert slices >= 3
+    assert states(workbench) == [(1, "kept"), (2, "live")]
+    assert uris(workbench, "lighthouse")[0] == "000.txt"
+    assert "001.txt" not in uris(workbench, "Buoy number 1")
+    workbench.sync()
+    check_invariants(workbench)
+
+
+def test_a_build_reads_and_parses_nothing_and_embeds_each_text_once(workbench: Workbench) -> None:
+    write_buoys(workbench, 5)
+    workbench.sync()
+    embedded = workbench.provider.stats()["texts_embedded"]
+    workbench.change_tenant(model=OTHER)
+    done = workbench.sync()
+    assert (done.documents.parsed, done.documents.reused, done.embeddings.embedded) == (0, 0, 0)
+    assert done.collection.build is not None
+    assert done.collection.build.embeddings.embedded == 5
+    # One more, to learn the new model's dimension.
+    assert workbench.provider.stats()["texts_embedded"] == embedded + 6
+    rows = workbench.row_versions()
+    assert workbench.sync().collection.build is None
+    assert workbench.row_versions() == rows
+
+
+def test_a_model_that_went_away_does_not_keep_the_tenant_from_leaving_it(workbench: Workbench) -> None:
+    write_buoys(workbench, 3)
+    workbench.sync()
+    workbench.provider.refused_models = {MODEL.partition("/")[2]}
+    workbench.write("new.txt", "A harbour was built.")
+    with pytest.raises(ProviderRefused):
+        workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    with workbench.writer() as writer:
+        workbench.list(writer)
+        workbench.read(writer)
+        workbench.cut(writer)
+        done = workbench.finish(writer)
+    assert done.build is not None
+    assert done.build.swapped
+    assert uris(workbench, "harbour")[0] == "new.txt"
+    check_invariants(workbench)
+
+
+def test_a_next_model_that_can_not_be_asked_leaves_the_live_one_answering_and_following(workbench: Workbench) -> None:
+    write_buoys(workbench, 3)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.provider.refused_models = {OTHER.partition("/")[2]}
+    workbench.write("new.txt", "A harbour was built.")
+    with pytest.raises(ProviderRefused):
+        workbench.sync()
+    assert uris(workbench, "harbour")[0] == "new.txt"
+    assert states(workbench) == [(1, "live")]
+    workbench.provider.refused_models = set()
+    assert workbench.sync().collection.live.number == 2
+    assert uris(workbench, "harbour")[0] == "new.txt"
+
+
+def test_a_target_that_changes_during_a_build_replaces_it_and_changed_back_drops_it(workbench: Workbench) -> None:
+    workbench.retire_after_s = 0
+    workbench.build_slice_s = 1e-9
+    write_buoys(workbench, 120)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.sync()
+    dropped = workbench.generations()[1]
+    workbench.change_tenant(chunk_tokens=64)
+    workbench.sync()
+    assert states(workbench) == [(1, "live"), (3, "building")]
+    assert dropped.collection not in {one.collection for one in workbench.generations()}
+    workbench.change_tenant(model=MODEL, chunk_tokens=128)
+    assert workbench.sync().collection.build is None
+    assert states(workbench) == [(1, "live")]
+
+
+def test_what_does_not_hold_is_not_swapped_in(workbench: Workbench) -> None:
+    workbench.build_slice_s = 1e-9
+    write_buoys(workbench, 120)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.sync()
+    building = workbench.generations()[1]
+    collection = workbench.vectors.collection(building)
+    written = [row.text_hash for row in indexed(workbench, building.number)]
+    # As many as there must be, but others.
+    collection.upsert({text_hash(f"foreign {number}"): np.ones(64, np.float32) for number in range(len(written))})
+    collection.delete(written)
+    workbench.build_slice_s = 60
+    with pytest.raises(GenerationUnsound, match="Generation 2 was not made live"):
+        workbench.sync()
+    assert states(workbench) == [(1, "live"), (2, "building")]
+    assert uris(workbench, "Buoy number 7")[0] == "007.txt"
+
+
+def test_wrong_vectors_are_not_swapped_in(workbench: Workbench) -> None:
+    workbench.build_slice_s = 1e-9
+    write_buoys(workbench, 120)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.sync()
+    building = workbench.generations()[1]
+    written = [row.text_hash for row in indexed(workbench, building.number)]
+    workbench.vectors.collection(building).upsert({one: np.ones(64, np.float32) for one in written})
+    workbench.build_slice_s = 60
+    with pytest.raises(GenerationUnsound, match="not the one that was made"):
+        workbench.sync()
+
+
+def indexed(workbench: Workbench, number: int) -> list[object]:
+    with workbench.database.transaction("acme") as transaction:
+        found = transaction.connection.execute("SELECT text_hash FROM indexed WHERE generation = %s", [number])
+        return found.fetchall()
+
+
+def test_a_text_that_the_next_model_refuses_does_not_stop_the_swap(workbench: Workbench) -> None:
+    write_buoys(workbench, 3)
+    workbench.write("long.md", "# First\n\n" + "The ferry leaves. " * 60 + "\n\n# Last\n\nThis is unspeakable.\n")
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.provider.refused_word = "unspeakable"
+    done = workbench.sync().collection
+    assert done.build is not None
+    assert (done.build.swapped, done.build.embeddings.refused) == (True, 1)
+    assert uris(workbench, "When does the ferry leave?")[0] == "long.md"
+
+
+def test_a_question_is_answered_at_every_instant_of_a_build_from_one_generation(workbench: Workbench) -> None:
+    workbench.retire_after_s = 0
+    write_buoys(workbench, 60)
+    workbench.sync()
+    seen: set[int | None] = set()
+    wrong: list[object] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            found = workbench.search("Buoy number 33", top_k=3)
+            seen.add(found.generation)
+            if not found.hits or not found.hits[0].uri.endswith("033.txt"):
+                wrong.append(found)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for model, tokens in ((OTHER, 64), (MODEL, 128), (OTHER, 32)):
+            workbench.change_tenant(model=model, chunk_tokens=tokens)
+            workbench.sync()
+    finally:
+        over.set()
+        asking.join()
+    assert wrong == []
+    assert seen == {1, 2, 3, 4} or len(seen) > 1
+
+
+def test_a_rollback_is_one_swap_that_the_next_sync_does_not_take_back(workbench: Workbench) -> None:
+    workbench.retire_after_s = 0
+    write_buoys(workbench, 4)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER, chunk_tokens=64)
+    workbench.sync()
+    workbench.write("000.txt", "A lighthouse stands where the buoy was.")
+    workbench.write("new.txt", "A harbour was built.")
+    (workbench.folder / "001.txt").unlink()
+    workbench.sync()
+    done = back(workbench)
+    assert (done.live.number, done.displaced.number, done.changed, done.added) == (1, 2, 1, 1)
+    assert states(workbench) == [(1, "live"), (2, "kept")]
+    tenant = workbench.tenant("acme")
+    assert (tenant.embedding_model, tenant.chunker.max_tokens) == (MODEL, 128)
+    # What changed answers as it last was there; what was removed is gone from it too.
+    assert "painted red" in workbench.search("Buoy number 0").hits[0].text
+    assert "001.txt" not in uris(workbench, "Buoy number 1")
+    after = workbench.sync().collection
+    assert (after.live.number, after.build) == (1, None)
+    assert uris(workbench, "lighthouse")[0] == "000.txt"
+    assert uris(workbench, "harbour")[0] == "new.txt"
+    check_invariants(workbench)
+    assert back(workbench).live.number == 2
+
+
+def test_a_rollback_gives_up_a_build_and_needs_a_kept_generation(workbench: Workbench) -> None:
+    write_buoys(workbench, 120)
+    workbench.sync()
+    with pytest.raises(NotFound, match="no kept generation"):
+        back(workbench)
+    workbench.change_tenant(chunk_tokens=64)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.build_slice_s = 1e-9
+    workbench.sync()
+    assert states(workbench) == [(1, "kept"), (2, "live"), (3, "building")]
+    with pytest.raises(NotFound, match="'3'"):
+        back(workbench, 3)
+    assert back(workbench, 1).live.number == 1
+    assert states(workbench) == [(1, "live"), (2, "kept"), (3, "retired")]
+
+
+def test_a_rollback_fills_a_collection_again_that_chroma_has_lost(workbench: Workbench) -> None:
+    write_buoys(workbench, 4)
+    workbench.sync()
+    kept = workbench.live()
+    workbench.change_tenant(chunk_tokens=64)
+    workbench.sync()
+    workbench.vectors.drop(kept)
+    back(workbench)
+    assert uris(workbench, "Buoy number 2")[0] == "002.txt"
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, [4]), (1, [3, 4]), (2, [2, 3, 4])])
+def test_so_many_generations_are_kept_as_the_settings_say(workbench: Workbench, keep: int, left: list[int]) -> None:
+    workbench.retire_after_s = 0
+    workbench.kept_generations = keep
+    write_buoys(workbench, 2)
+    workbench.sync()
+    collections = [workbench.live()]
+    for tokens in (64, 32, 16):
+        workbench.change_tenant(chunk_tokens=tokens)
+        workbench.sync()
+        collections.append(workbench.live())
+    workbench.sync()
+    assert [number for number, _ in states(workbench)] == left
+    with workbench.database.transaction("acme") as transaction:
+        assert Catalog(transaction).overview().generation == 4
+    for generation in collections:
+        workbench.vectors.forget_opened(generation)
+        if generation.number in left:
+            assert workbench.vectors.count(generation) == 2
+        else:
+            with pytest.raises(Exception, match="is not in Chroma"):
+                workbench.vectors.count(generation)
