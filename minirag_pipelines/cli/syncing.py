@@ -98,7 +98,8 @@ def report_of(tenant: str, slices: Sequence[Outcome], now: Mapping[str, Any], se
     problems += [
         one.metadata["embeddings"]["problem"] for one in slices if one.metadata.get("embeddings", {}).get("problem")
     ]
-    read, built = last.metadata.get("documents", {}), last.metadata.get("collection", {})
+    built = last.metadata.get("collection", {})
+    failed = built if "quarantined" in built else last.metadata.get("documents", {})
     refused = last.metadata.get("embeddings", {}).get("refused", 0)
     if built.get("build_generation"):
         refused = built.get("build_refused", 0)
@@ -109,15 +110,15 @@ def report_of(tenant: str, slices: Sequence[Outcome], now: Mapping[str, Any], se
         "status": "failed"
         if not last.succeeded
         else "warning"
-        if problems or read.get("quarantined") or refused
+        if problems or failed.get("quarantined") or refused
         else "ok",
         "sources": {name: _total(slices, "sources", name) for name in ("new", "changed", "renamed", "removed")}
         | {"unchanged": slices[0].metadata.get("sources", {}).get("unchanged", 0), "problems": problems},
         "documents": {
             "parsed": _total(slices, "documents", "parsed"),
             "reused": _total(slices, "documents", "reused"),
-            "quarantined": read.get("quarantined", 0),
-            "reasons": read.get("reasons", {}),
+            "quarantined": failed.get("quarantined", 0),
+            "reasons": failed.get("reasons", {}),
         },
         "chunks": {
             "added": _total(slices, "chunks", "added") + _total(slices, "collection", "build_chunks"),

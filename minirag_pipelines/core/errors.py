@@ -13,7 +13,7 @@
     ├── SchemaOutdated          the database is not at this version's schema
     ├── CollectionMismatch      Chroma holds something else under this name than Postgres says
     ├── GenerationUnsound       what was built is not fit to answer; the live generation goes on
-    ├── TooManyFailures         most of a tenant's documents could not be read or parsed
+    ├── TooManyFailures         most of a tenant's documents could not be read, parsed or embedded
     ├── StackFailed             a service of the embedded stack did not come up
     ├── AlreadyUp               the stack of this home runs
     ├── ModelUnknown            a model string nobody answers to, or its package is not installed
@@ -140,7 +140,8 @@ class GenerationUnsound(MiniRAGError):
 class TooManyFailures(MiniRAGError):
     def __init__(self, failed: int, documents: int, reasons: str) -> None:
         super().__init__(
-            f"{failed:,} of {documents:,} documents could not be read or parsed ({reasons}); the others are served."
+            f"{failed:,} of {documents:,} documents failed ({reasons}); the others are served. "
+            "`minirag documents TENANT --state quarantined` says why."
         )
         self.failed = failed
         self.documents = documents

@@ -197,6 +197,8 @@ def collection(
             "restored": done.published.restored,
             "erased": done.published.erased,
             "retired": done.retired,
+            "quarantined": done.quarantined.total(),
+            "reasons": dict(done.quarantined),
             **({} if build is None else {f"build_{name}": value for name, value in _build_metadata(build).items()}),
         },
         data_version=dg.DataVersion(f"{done.live.number}.{done.live.data_version}"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-from minirag_pipelines.core.database import Writer, statements
+from minirag_pipelines.core.database import Transaction, Writer, statements
 from minirag_pipelines.core.errors import (
     GenerationUnsound,
     MiniRAGError,
@@ -29,13 +30,15 @@ SQL = statements("minirag_pipelines.ingest.sql", "finishing.sql")
 class Finished:
     """`live` is the generation that answers now, `failure` what the run has to say after all that could be done is.
 
-    `build` is None where the live generation is what the tenant's settings ask for.
+    `quarantined` counts documents that are not as their source has them, by reason. `build` is None where the live
+    generation is what the tenant's settings ask for.
     """
 
     live: Generation
     published: PublishingTally
     build: BuildingTally | None
     retired: int
+    quarantined: Counter[str]
     failure: MiniRAGError | None
 
 
@@ -44,7 +47,8 @@ def finish(
 ) -> Finished:
     """First all that the live generation lacks, to publication; then a slice of the next one; then what is to leave."""
     published = publish_pending(writer, vectors)
-    live = _live(writer)
+    with writer.reading() as transaction:
+        live = Generations(transaction).live()
     build: BuildingTally | None = None
     failure: MiniRAGError | None = None
     try:
@@ -55,21 +59,19 @@ def finish(
     except (ProviderUnavailable, ProviderRefused, ModelUnknown, GenerationUnsound) as error:
         failure = error
     retired = retire(writer, vectors, after_s=settings.retire_after_s, keep=settings.kept_generations)
-    return Finished(_live(writer), published, build, retired, failure or _too_many_failures(writer, settings))
-
-
-def _live(writer: Writer) -> Generation:
     with writer.reading() as transaction:
-        return Generations(transaction).live()
+        quarantined = Counter({row.code: row.documents for row in transaction.run(SQL["quarantined"])})
+        failure = failure or _too_many(transaction, quarantined, settings)
+        return Finished(Generations(transaction).live(), published, build, retired, quarantined, failure)
 
 
-def _too_many_failures(writer: Writer, settings: Settings) -> TooManyFailures | None:
-    with writer.reading() as transaction:
-        failed = transaction.run(SQL["failed"]).fetchall()
-        count = sum(row.documents for row in failed)
-        if count < settings.failed_least:
-            return None
-        documents = transaction.one(SQL["documents"]).documents
-    if count <= settings.failed_share * documents:
+def _too_many(transaction: Transaction, quarantined: Counter[str], settings: Settings) -> TooManyFailures | None:
+    failed = quarantined.total()
+    if failed < settings.failed_least:
         return None
-    return TooManyFailures(count, documents, ", ".join(f"{row.documents:,} {row.code}" for row in failed))
+    documents = transaction.one(SQL["documents"]).documents
+    if failed <= settings.failed_share * documents:
+        return None
+    return TooManyFailures(
+        failed, documents, ", ".join(f"{count:,} {code}" for code, count in quarantined.most_common())
+    )

@@ -16,6 +16,8 @@ from minirag_pipelines.ingest.restoring import restore_lost
 
 SQL = statements("minirag_pipelines.ingest.sql", "publishing.sql")
 _ERASE_BATCH = 20
+# A document stays as it was when the model refuses more than this share of its chunks.
+_REFUSED_SHARE = 0.5
 
 
 @dataclass(slots=True)
@@ -30,7 +32,8 @@ class PublishingTally:
 def publish_pending(writer: Writer, vectors: VectorStore, *, batch: int = 200) -> PublishingTally:
     """Publish every pending document that is whole in the live generation.
 
-    A document appears with its new version in one statement; what it displaces leaves Chroma later.
+    A document appears with its new version in one statement; what it displaces leaves Chroma later. One whose texts the
+    model has refused for the most part stays as it was.
     """
     tally = PublishingTally(erased=erase_forgotten(writer))
     with writer.reading() as transaction:
@@ -44,15 +47,31 @@ def publish_pending(writer: Writer, vectors: VectorStore, *, batch: int = 200) -
         "document_id",
         generation=live.number,
         chunker=live.chunker_fingerprint,
+        model=live.model_fingerprint,
         most=batch,
     ):
+        refused = [row for row in found if row.refused > _REFUSED_SHARE * row.chunks]
         with writer.writing() as transaction:
-            published, displaced = publish_batch(transaction, live, found, writer.run_id)
+            if refused:
+                _hold_back(transaction, live, refused)
+            whole = [row for row in found if row not in refused]
+            published, displaced = publish_batch(transaction, live, whole, writer.run_id)
             tally.published += published
             if building is not None:
                 # Texts on their way to the next generation, of versions that are of the past now.
                 displace(transaction, building, displaced)
     return tally
+
+
+def _hold_back(transaction: Transaction, live: Generation, refused: Sequence[Row]) -> None:
+    """Documents of which too little would be found stay as they were, and are quarantined."""
+    transaction.run(
+        SQL["hold_back"],
+        model=live.model_fingerprint,
+        version_ids=[row.version_id for row in refused],
+        refused=[row.refused for row in refused],
+        chunks=[row.chunks for row in refused],
+    )
 
 
 def publish_batch(

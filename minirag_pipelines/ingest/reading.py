@@ -196,6 +196,7 @@ class _Reading:
         ).fetchall()
         transaction.run(SQL["clear_failures"], stage="read", keys=[str(read.row.document_id) for read in reads])
         transaction.run(SQL["clear_failures"], stage="parse", keys=[read.failure_key for read in reads])
+        transaction.run(SQL["clear_failures"], stage="publish", keys=[str(read.version_id) for read in reads])
         # A version that never came to be published may have texts on their way to Chroma.
         displaced = sorted({row.displaced for row in moved if row.displaced not in (None, row.version_id)})
         if displaced:

@@ -196,7 +196,7 @@ def test_a_folder_that_can_not_be_entered_loses_nothing(three: Workbench, monkey
 def test_a_run_is_red_when_most_documents_failed_and_serves_the_others(three: Workbench) -> None:
     for number in range(25):
         three.write(f"broken{number}.docx", f"this is no archive {number}".encode())
-    with pytest.raises(TooManyFailures, match=r"25 of 28 documents could not be read or parsed \(25 corrupt\)"):
+    with pytest.raises(TooManyFailures, match=r"25 of 28 documents failed \(25 corrupt\)"):
         three.sync()
     three.write("new.md", text(4))
     with pytest.raises(TooManyFailures):

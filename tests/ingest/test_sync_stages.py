@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from minirag_pipelines.core.corpus import Corpus
 from tests.workbench import Workbench
 
 pytestmark = [pytest.mark.postgres, pytest.mark.chroma]
@@ -264,3 +265,55 @@ def test_a_text_the_model_refuses_does_not_hold_up_its_document(workbench: Workb
     assert done.collection.live.documents == 1
     assert workbench.search("thing 2").hits
     assert workbench.sync().embeddings.embedded == 0
+
+
+def test_a_document_that_the_model_refuses_for_the_most_part_stays_as_it_was(workbench: Workbench) -> None:
+    workbench.retire_after_s = 0
+    workbench.write("ferry.md", FERRY)
+    workbench.write("tickets.md", TICKETS)
+    workbench.sync()
+    workbench.provider.refused_word = "unspeakable"
+    workbench.write("ferry.md", FERRY + "\nIt is unspeakable.\n")
+    workbench.write("new.md", "This is unspeakable.\n")
+    done = workbench.sync()
+    assert done.embeddings.refused == 2
+    assert done.collection.quarantined == {"refused": 2}
+    reasons = {row.uri.rsplit("/", 1)[1]: row.reason for row in workbench.documents("quarantined")}
+    assert reasons == dict.fromkeys(["ferry.md", "new.md"], "The embedding model refuses 1 of its 1 passages.")
+    assert "unspeakable" not in workbench.search("night ferry pier four").hits[0].text
+    rows, calls = workbench.row_versions(), workbench.provider.stats()
+    again = workbench.sync()
+    assert (again.chunks.added, again.collection.quarantined) == (0, {"refused": 2})
+    assert workbench.row_versions() == rows
+    assert workbench.provider.stats() == calls
+    workbench.provider.refused_word = None
+    with workbench.database.transaction("acme") as transaction:
+        assert Corpus(transaction).retry() == 2
+    workbench.sync()
+    assert workbench.documents("quarantined") == []
+    assert "unspeakable" in workbench.search("night ferry pier four").hits[0].text
+
+
+def test_what_may_pass_is_tried_again_later_and_at_once_when_asked(workbench: Workbench) -> None:
+    path = workbench.write("ferry.md", FERRY)
+    link = workbench.folder / "link.md"
+    link.symlink_to(path)
+    workbench.sync()
+    path.rename(workbench.folder.parent / "away.md")
+    workbench.sync()
+    [first] = workbench.documents("quarantined")
+    assert (first.permanent, first.attempts) == (False, 1)
+    assert 48 <= (first.next_attempt_at - first.last_failed_at).total_seconds() <= 72
+    workbench.sync()
+    assert workbench.documents("quarantined")[0].attempts == 1
+    with workbench.database.transaction("acme") as transaction:
+        assert Corpus(transaction).retry(first.document_id) == 1
+    workbench.sync()
+    [second] = workbench.documents("quarantined")
+    assert (second.attempts, second.first_failed_at) == (2, first.first_failed_at)
+    assert 96 <= (second.next_attempt_at - second.last_failed_at).total_seconds() <= 144
+    (workbench.folder.parent / "away.md").rename(path)
+    with workbench.database.transaction("acme") as transaction:
+        Corpus(transaction).retry()
+    workbench.sync()
+    assert workbench.documents("quarantined") == []

@@ -77,11 +77,7 @@ SELECT t.tenant_id,
        (SELECT count(*) FROM document d
          WHERE d.tenant_id = t.tenant_id AND d.pending IS NOT NULL
            AND d.removed_at IS NULL AND d.forgotten_at IS NULL) AS pending,
-       (SELECT count(*) FROM document d
-         WHERE d.tenant_id = t.tenant_id AND d.pending = 'content' AND d.removed_at IS NULL AND d.forgotten_at IS NULL
-           AND EXISTS (SELECT 1 FROM document_failure f
-                        WHERE f.tenant_id = d.tenant_id AND f.document_id = d.document_id))
-       AS quarantined,
+       (SELECT count(*) FROM document_failure f WHERE f.tenant_id = t.tenant_id) AS quarantined,
        (SELECT count(*) FROM source s WHERE s.tenant_id = t.tenant_id AND s.removed_at IS NULL) AS sources,
        g.changed_at
   FROM tenant t

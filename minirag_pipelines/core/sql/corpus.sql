@@ -61,15 +61,12 @@ UPDATE document
  WHERE tenant_id = %(tenant_id)s AND document_id = %(document_id)s AND forgotten_at IS NOT NULL;
 
 -- name: retry
--- How often it has failed is kept: if it fails again, the next attempt is as far away as it would have been.
+-- How often reading or parsing has failed is kept: if it fails again, the next attempt is as far away as it would have been.
 WITH due AS (
-    SELECT d.document_id, d.content_hash, d.kind
+    SELECT d.document_id, d.content_hash, d.kind, d.version_id
       FROM document d
       JOIN document_failure f ON f.tenant_id = %(tenant_id)s AND f.document_id = d.document_id
      WHERE d.tenant_id = %(tenant_id)s
-       AND d.pending = 'content'
-       AND d.removed_at IS NULL
-       AND d.forgotten_at IS NULL
        AND (%(document_id)s::uuid IS NULL OR d.document_id = %(document_id)s)
 ), released AS (
     UPDATE failure f
@@ -78,6 +75,13 @@ WITH due AS (
      WHERE f.tenant_id = %(tenant_id)s
        AND (f.stage = 'read' AND f.key = due.document_id::text
             OR f.stage = 'parse' AND f.key = encode(due.content_hash, 'hex') || ':' || due.kind)
+), offered AS (
+    DELETE FROM failure f
+     USING due
+     WHERE f.tenant_id = %(tenant_id)s
+       AND (f.stage = 'publish' AND f.key = due.version_id::text
+            OR f.stage = 'embed' AND f.key IN (SELECT encode(c.text_hash, 'hex') FROM chunk c
+                                                WHERE c.tenant_id = %(tenant_id)s AND c.version_id = due.version_id))
 )
 SELECT document_id FROM due ORDER BY document_id;
 
@@ -90,12 +94,11 @@ SELECT *
                v.title,
                CASE WHEN d.forgotten_at IS NOT NULL THEN 'forgotten'
                     WHEN d.removed_at IS NOT NULL THEN 'removed'
-                    WHEN f.reason IS NOT NULL AND d.pending IS NOT NULL THEN 'quarantined'
+                    WHEN f.reason IS NOT NULL THEN 'quarantined'
                     WHEN d.pending IS NOT NULL OR p.document_id IS NULL THEN 'pending'
                     ELSE 'live' END AS state,
                CASE WHEN d.forgotten_at IS NOT NULL THEN 'It was forgotten; `minirag documents restore` takes that back.'
-                    WHEN d.removed_at IS NOT NULL THEN NULL
-                    WHEN d.pending IS NOT NULL THEN f.reason
+                    WHEN f.reason IS NOT NULL THEN f.reason
                     WHEN p.chunks = 0 THEN 'The document is empty.' END AS reason,
                encode(coalesce(d.content_hash, v.content_hash), 'hex') AS content_hash,
                coalesce(p.chunks, 0) AS chunks,
@@ -113,7 +116,6 @@ SELECT *
                                AND p.document_id = d.document_id
           LEFT JOIN version v ON v.tenant_id = %(tenant_id)s AND v.version_id = d.version_id
           LEFT JOIN document_failure f ON f.tenant_id = %(tenant_id)s AND f.document_id = d.document_id
-                                      AND d.pending = 'content'
          WHERE d.tenant_id = %(tenant_id)s) AS listed
  WHERE (%(state)s::text IS NULL OR state = %(state)s)
  ORDER BY uri, document_id;

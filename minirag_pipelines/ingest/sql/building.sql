@@ -43,7 +43,7 @@ SELECT wanted AS version_id
 SELECT wanted.document_id, wanted.version_id, k.chunks
   FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[]) AS wanted (document_id, version_id)
   JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = wanted.version_id AND k.chunker = %(chunker)s
- WHERE settled(%(tenant_id)s, %(generation)s, wanted.version_id)
+ WHERE refused_chunks(%(tenant_id)s, %(generation)s, wanted.version_id) IS NOT NULL
  ORDER BY wanted.document_id;
 
 -- name: refused

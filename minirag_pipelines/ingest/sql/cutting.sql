@@ -36,15 +36,23 @@ SELECT count(*) AS chunks
  WHERE d.tenant_id = %(tenant_id)s
    AND d.pending = 'publication'
    AND d.removed_at IS NULL
+   AND d.forgotten_at IS NULL
+   AND NOT EXISTS (SELECT 1 FROM failure f
+                    WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'publish' AND f.key = d.version_id::text)
    AND EXISTS (SELECT 1 FROM chunk o
                 WHERE o.tenant_id = %(tenant_id)s AND o.version_id = p.version_id AND o.chunker = %(chunker)s
                   AND o.text_hash = c.text_hash);
 
 -- name: pending_chunks
--- Chunks of pending documents, and of the versions that are published for them now.
+-- Chunks of pending documents that are not held back, and of the versions that are published for them now.
 SELECT coalesce(sum(k.chunks), 0)::bigint AS wanted,
        coalesce(sum(p.chunks), 0)::bigint AS published
   FROM document d
   JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = d.version_id AND k.chunker = %(chunker)s
   LEFT JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(live)s AND p.document_id = d.document_id
- WHERE d.tenant_id = %(tenant_id)s AND d.pending = 'publication' AND d.removed_at IS NULL AND d.forgotten_at IS NULL;
+ WHERE d.tenant_id = %(tenant_id)s
+   AND d.pending = 'publication'
+   AND d.removed_at IS NULL
+   AND d.forgotten_at IS NULL
+   AND NOT EXISTS (SELECT 1 FROM failure f
+                    WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'publish' AND f.key = d.version_id::text);

@@ -1,16 +1,29 @@
 -- name: publishable
--- Documents whose version is cut and has every text settled in the live generation.
-SELECT d.document_id, d.version_id, k.chunks
-  FROM document d
-  JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = d.version_id AND k.chunker = %(chunker)s
- WHERE d.tenant_id = %(tenant_id)s
-   AND d.pending = 'publication'
-   AND d.document_id > %(after)s
-   AND d.removed_at IS NULL
-   AND d.forgotten_at IS NULL
-   AND settled(%(tenant_id)s, %(generation)s, d.version_id)
- ORDER BY d.document_id
+-- Documents whose version is cut and has every text settled in the live generation; `refused` of its chunks are not in the
+-- collection, and never will be.
+SELECT *
+  FROM (SELECT d.document_id, d.version_id, k.chunks,
+               refused_chunks(%(tenant_id)s, %(generation)s, d.version_id) AS refused
+          FROM document d
+          JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = d.version_id AND k.chunker = %(chunker)s
+         WHERE d.tenant_id = %(tenant_id)s
+           AND d.pending = 'publication'
+           AND d.document_id > %(after)s
+           AND d.removed_at IS NULL
+           AND d.forgotten_at IS NULL
+           AND NOT EXISTS (SELECT 1 FROM failure f
+                            WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'publish' AND f.key = d.version_id::text
+                              AND f.maker = %(model)s)) AS cut
+ WHERE refused IS NOT NULL
+ ORDER BY document_id
  LIMIT %(most)s;
+
+-- name: hold_back
+INSERT INTO failure (tenant_id, stage, key, maker, code, reason, permanent, attempts)
+SELECT %(tenant_id)s, 'publish', version_id::text, %(model)s, 'refused',
+       format('The embedding model refuses %%s of its %%s passages.', refused, chunks), true, 1
+  FROM unnest(%(version_ids)s::uuid[], %(refused)s::bigint[], %(chunks)s::integer[]) AS held (version_id, refused, chunks)
+ON CONFLICT (tenant_id, stage, key, maker) DO NOTHING;
 
 -- name: lock_documents
 -- Under their row locks: those still to be published as they were found.

@@ -54,7 +54,8 @@ UPDATE document d
                                                       AND p.generation = g.number
                                     WHERE p.tenant_id = %(tenant_id)s AND p.document_id = d.document_id
                                       AND p.version_id = read.version_id
-                                      AND settled(%(tenant_id)s, g.number, read.version_id))
+                                      AND refused_chunks(%(tenant_id)s, g.number, read.version_id)
+                                          IS NOT NULL)
                       THEN NULL ELSE 'publication' END
   FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[], %(content_hashes)s::bytea[], %(sizes)s::bigint[])
        AS read (document_id, version_id, content_hash, size_bytes)
@@ -92,9 +93,8 @@ DELETE FROM failure
 DELETE FROM failure WHERE tenant_id = %(tenant_id)s AND stage IN ('read', 'parse');
 
 -- name: quarantined
-SELECT f.code, count(*) AS documents
-  FROM document d
-  JOIN document_failure f ON f.tenant_id = %(tenant_id)s AND f.document_id = d.document_id
- WHERE d.tenant_id = %(tenant_id)s AND d.pending = 'content' AND d.removed_at IS NULL AND d.forgotten_at IS NULL
- GROUP BY f.code
- ORDER BY documents DESC, f.code;
+SELECT code, count(*) AS documents
+  FROM document_failure
+ WHERE tenant_id = %(tenant_id)s
+ GROUP BY code
+ ORDER BY documents DESC, code;
