@@ -118,7 +118,7 @@ class Finding:
 
 
 def _tenants(chosen: Settings, tenant: str | None) -> list[dict[str, Any]]:
-    if chosen.database_url is None and not chosen.home.is_dir():
+    if chosen.database_url is None and not chosen.home.exists():
         return []
     with session() as opened:
         return opened.overviews([tenant] if tenant else tenant_ids(opened.database))

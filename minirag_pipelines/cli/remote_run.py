@@ -88,7 +88,8 @@ def answers(settings: Settings) -> bool:
 def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Callable[[str], None]) -> Outcome:
     """Launch the `sync` job and wait until it has ended. Raises WebserverUnavailable."""
     with httpx.Client(base_url=settings.ui_url or "", timeout=30) as client:
-        _ask(client, _ADD_PARTITION, repository=_SELECTOR, partition=tenant)
+        # Patiently: the webserver's connections are stale when PostgreSQL has just been started again.
+        _ask_patiently(client, _ADD_PARTITION, repository=_SELECTOR, partition=tenant)
         launched = _ask(
             client,
             _LAUNCH,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minirag_pipelines.core.errors import StackFailed
+from minirag_pipelines.core.errors import InvalidInput, StackFailed
 
 
 def checked_platform() -> None:
@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in the file; empty when there is none."""
     try:
         found = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     except PermissionError as error:
         raise _not_ours(path) from error
@@ -61,6 +61,11 @@ class Lock:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except PermissionError as error:
             raise _not_ours(path) from error
+        except OSError as error:
+            raise InvalidInput(
+                "MINIRAG_HOME",
+                f"{path.parent} can't be a folder of ours: {error.strerror}. Set it to a folder of yours.",
+            ) from error
 
     def shared(self) -> None:
         self._flock("LOCK_SH")

@@ -28,7 +28,6 @@ def run(settings: Settings, on_event: OnEvent, *, definitions: str = dagster.DEF
     """Run the stack until SIGINT, SIGTERM or SIGHUP. Raises AlreadyUp, or StackFailed with the log to look at."""
     checked_platform()
     home = settings.home.absolute()
-    home.mkdir(parents=True, exist_ok=True)
     lock = Lock(home / LOCK_FILE)
     try:
         if not lock.exclusive(wait=False):
