@@ -91,13 +91,13 @@ def _stage(
 ) -> bool:
     """Copy a source's listing into the stage; whether it is complete, so that what is missing from it is gone."""
     complete, count = True, 0
-    unlisted: Counter[str] = Counter()
+    unlisted: Counter[tuple[str, bool]] = Counter()
     try:
         batch: list[Item] = []
         for item in connectors[source.source_id].items():
             if isinstance(item, Problem):
                 _log.debug("Source %s: %s: %s", source.name, item.uri, item.reason)
-                unlisted[item.reason] += 1
+                unlisted[item.reason, item.incomplete] += 1
                 complete = complete and not item.incomplete
                 continue
             count += 1
@@ -111,8 +111,9 @@ def _stage(
         tally.failed[source.name] = error.reason
         tally.problems.append(f"{source.name}: {error.reason} Nothing of it was removed.")
         return False
-    for reason, times in unlisted.items():
-        tally.problems.append(f"{source.name}: {times:,} × {reason} Nothing that may lie there was removed.")
+    for (reason, incomplete), times in unlisted.items():
+        kept = " Nothing that may lie there was removed." if incomplete else ""
+        tally.problems.append(f"{source.name}: {times:,} × {reason}{kept}")
     if count == 0 and complete and not allow_empty:
         with writer.reading() as transaction:
             known = transaction.one(SQL["listed_count"], source_id=source.source_id).listed

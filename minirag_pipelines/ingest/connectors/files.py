@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -60,7 +61,8 @@ class LocalFiles:
     """Files below a folder of this machine; hidden ones (a leading dot) are left out.
 
     A symbolic link to a file is a document of its own. One that leads out of the folder is refused when it is read;
-    linked folders are not entered: what they hold is listed where it lies, or lies outside.
+    linked folders are not entered: what they hold is listed where it lies, or lies outside. What lies outside is told
+    as a problem, as are pipes, sockets and devices: they are no documents, so nothing of them could be tried again.
     """
 
     def __init__(self, config: Config) -> None:
@@ -93,10 +95,28 @@ class LocalFiles:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
-                elif self._matches(os.path.relpath(entry.path, self._root)):
-                    item = _entry(entry)
-                    if item is not None:
-                        yield item
+                    continue
+                found = self._entry(entry)
+                if found is not None:
+                    yield found
+
+    def _entry(self, entry: os.DirEntry[str]) -> Item | Problem | None:
+        """A file, or a link to one; a problem for what is neither; None for what is not asked for or is gone."""
+        try:
+            found = _stat(entry)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return Problem(file_uri(entry.path), f"A file can't be looked at: {_reason(error)}", incomplete=True)
+        if stat.S_ISDIR(found.st_mode):
+            leads_out = not Path(entry.path).resolve().is_relative_to(Path(self._root).resolve())
+            reason = "A linked folder was left out: to have its files, add it as a source."
+            return Problem(file_uri(entry.path), reason, incomplete=False) if leads_out else None
+        if not self._matches(os.path.relpath(entry.path, self._root)):
+            return None
+        if stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode):
+            return _item(entry.path, found)
+        return Problem(file_uri(entry.path), "A pipe, socket or device was left out.", incomplete=False)
 
     def read(self, uri: str, *, max_bytes: int) -> bytes:
         """The file's bytes. Raises DocumentUnreadable."""
@@ -106,7 +126,8 @@ class LocalFiles:
             target = Path(path).resolve(strict=True)
             if not target.is_relative_to(root):
                 raise DocumentUnreadable("refused", "The symbolic link leads out of the source's folder.")
-            with target.open("rb") as file:
+            # Opening a pipe would wait for somebody to write to it.
+            with open(target, "rb", opener=_without_waiting) as file:
                 found = os.fstat(file.fileno())
                 if not stat.S_ISREG(found.st_mode):
                     raise DocumentUnreadable("refused", "It is not a regular file.")
@@ -114,13 +135,15 @@ class LocalFiles:
                     raise too_large(found.st_size, max_bytes)
                 content = file.read(max_bytes + 1)
         except FileNotFoundError as error:
-            raise DocumentUnreadable("vanished", "It was listed, and is gone now.", permanent=False) from error
+            dangling = Path(path).is_symlink()
+            reason = "The symbolic link leads to nothing." if dangling else "It was listed, and is gone now."
+            raise DocumentUnreadable("vanished", reason, permanent=False) from error
         except RuntimeError as error:
             raise DocumentUnreadable("refused", "The symbolic link leads to itself.") from error
         except OSError as error:
             raise DocumentUnreadable("unreadable", f"It can't be read: {_reason(error)}", permanent=False) from error
         if len(content) > max_bytes:
-            raise too_large(len(content), max_bytes)
+            raise too_large(None, max_bytes)
         return content
 
 
@@ -160,13 +183,14 @@ class RemoteFiles:
         """The file's bytes. Raises DocumentUnreadable."""
         try:
             with self._filesystem.open(uri, "rb") as file:
-                content = bytes(file.read(max_bytes + 1))
+                size = getattr(file, "size", None) or 0
+                content = b"" if size > max_bytes else bytes(file.read(max_bytes + 1))
         except FileNotFoundError as error:
             raise DocumentUnreadable("vanished", "It was listed, and is gone now.", permanent=False) from error
         except Exception as error:
             raise DocumentUnreadable("unreadable", f"It can't be read: {_reason(error)}", permanent=False) from error
-        if len(content) > max_bytes:
-            raise too_large(len(content), max_bytes)
+        if max(size, len(content)) > max_bytes:
+            raise too_large(size if size > max_bytes else None, max_bytes)
         return content
 
 
@@ -180,25 +204,24 @@ def file_path(uri: str) -> str:
     return os.fsdecode(unquote_to_bytes(uri.partition("://")[2]))
 
 
-def too_large(size_bytes: int, max_bytes: int) -> DocumentUnreadable:
-    return DocumentUnreadable(
-        "too_large",
-        f"It has {size_bytes / 2**20:,.0f} MiB; the limit is {max_bytes / 2**20:,.0f} (MINIRAG_MAX_DOCUMENT_MIB).",
-    )
+def too_large(size_bytes: int | None, max_bytes: int) -> DocumentUnreadable:
+    """The size is None where nothing says it, as of a file that grows while it is read."""
+    limit = f"{max_bytes / 2**20:,.0f} MiB"
+    size = f"more than {limit}" if size_bytes is None else f"{size_bytes / 2**20:,.1f} MiB"
+    return DocumentUnreadable("too_large", f"It has {size}; the limit is {limit} (MINIRAG_MAX_DOCUMENT_MIB).")
 
 
-def _entry(entry: os.DirEntry[str]) -> Item | None:
-    """A file, or a link to one; None for pipes, sockets, devices and linked folders."""
-    try:
-        found = entry.stat(follow_symlinks=False)
-        if stat.S_ISLNK(found.st_mode):
-            try:
-                found = entry.stat()
-            except OSError:
-                return _item(entry.path, found)  # a link to nothing: said when it is read
-        return _item(entry.path, found) if stat.S_ISREG(found.st_mode) else None
-    except FileNotFoundError:
-        return None
+def _stat(entry: os.DirEntry[str]) -> os.stat_result:
+    """What is there, or where a link leads; of a link to nothing, the link itself: reading it will say why."""
+    found = entry.stat(follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode):
+        with contextlib.suppress(OSError):
+            return entry.stat()
+    return found
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _item(path: str, found: os.stat_result) -> Item:
