@@ -12,6 +12,8 @@ from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.ingest.formats import Tool
 
 PR_SET_PDEATHSIG = 1
+# What Haskell's runtime (pandoc) and C++'s (Tesseract, LibreOffice) say last.
+_NO_MEMORY = (b"might be out of memory", b"std::bad_alloc")
 
 
 def program(tool: Tool, what: str) -> str:
@@ -23,7 +25,10 @@ def program(tool: Tool, what: str) -> str:
 
 
 def run(arguments: Sequence[str], *, stdin: bytes = b"", what: str) -> subprocess.CompletedProcess[bytes]:
-    """What the program wrote. Raises DocumentUnreadable, `corrupt`, when it does not accept its input."""
+    """What the program wrote. Raises DocumentUnreadable: `corrupt` when it does not accept its input.
+
+    A program is held to the memory limit of the process that starts it: that it ran out of it is no damage.
+    """
     finished = subprocess.run(
         arguments,
         input=stdin,
@@ -35,6 +40,12 @@ def run(arguments: Sequence[str], *, stdin: bytes = b"", what: str) -> subproces
     if finished.returncode:
         # Its words are not repeated: they quote the document.
         name = arguments[0].rsplit("/", 1)[-1]
+        if any(words in finished.stderr for words in _NO_MEMORY):
+            reason = f"{name} takes more memory to read it than is allowed."
+            raise DocumentUnreadable("out_of_memory", reason, permanent=False)
+        if finished.returncode < 0:
+            reason = f"{name} crashed on it (signal {-finished.returncode})."
+            raise DocumentUnreadable("crashed", reason, permanent=False)
         raise DocumentUnreadable(
             "corrupt", f"{what} is damaged: {name} could not read it (status {finished.returncode})."
         )
