@@ -27,8 +27,10 @@ from minirag_pipelines.core.providers.minilm import MiniLM
 from minirag_pipelines.core.providers.models import Vectors
 from minirag_pipelines.core.providers.tokenizers import LOCAL_EMBEDDING_MODEL, tokenizer_for
 from minirag_pipelines.core.records import ChunkerSettings, Element, ParsedDocument, embedded_text, text_hash
+from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.ingest.chunking import chunk
 from minirag_pipelines.ingest.formats import kind_of
+from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.parsers.unstructured_setup import NO_LANGUAGES, prepare
 from minirag_pipelines.ingest.parsing import parse
 
@@ -45,7 +47,7 @@ def partitioned(content: bytes, kind: str, name: str) -> ParsedDocument:
 
     partition: Callable[..., Any] | None = {"md": partition_md, "html": partition_html, "txt": partition_text}.get(kind)
     if partition is None:
-        return parse(content, kind, name=name, languages=["eng"])
+        return parse(content, kind, name=name, languages=["eng"], limits=Limits.of(Settings()))
     found = partition(text=content.decode(errors="replace"), languages=NO_LANGUAGES) if content.strip() else []
     elements, texts, end = [], [], 0
     for element in found:

@@ -27,6 +27,7 @@ from minirag_pipelines.ingest.cutting import cut_pending
 from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
 from minirag_pipelines.ingest.finishing import finish
 from minirag_pipelines.ingest.generating import live_generation
+from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.listing import list_sources
 from minirag_pipelines.ingest.parser_pool import ParserPool
 from minirag_pipelines.ingest.reading import read_pending
@@ -75,9 +76,11 @@ class Stages:
             timeout_s=self.settings.parse_timeout_s,
             memory_mib=self.settings.parse_memory_mib,
             languages=languages,
+            limits=Limits.of(self.settings),
         )
         most = self.settings.max_document_mib * 2**20
-        read_pending(writer, self.sources, pool, languages=languages, max_bytes=most)
+        limits = Limits.of(self.settings)
+        read_pending(writer, self.sources, pool, languages=languages, limits=limits, max_bytes=most)
 
     def _cut(self, writer: Writer) -> None:
         live = live_generation(writer, self.tenant, self.vectors, _embedder_of)

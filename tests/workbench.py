@@ -24,6 +24,7 @@ from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending
 from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
 from minirag_pipelines.ingest.finishing import Finished, finish
 from minirag_pipelines.ingest.generating import live_generation
+from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.listing import ListingTally, list_sources
 from minirag_pipelines.ingest.parser_pool import ParserPool
 from minirag_pipelines.ingest.reading import ReadingTally, read_pending
@@ -32,7 +33,7 @@ from minirag_serving.retrieval import search
 from tests.fakes import OpenAIServer
 
 MODEL = "openai/text-embedding-3-small"
-MAX_BYTES = 10 * 2**20
+LIMITS = Limits.of(Settings())
 
 
 @dataclass
@@ -55,6 +56,8 @@ class Workbench:
     retire_after_s: float = 60.0
     build_slice_s: float = 60.0
     kept_generations: int = 1
+    limits: Limits = LIMITS
+    max_bytes: int = 10 * 2**20
     tenants: list[str] = field(default_factory=list)
 
     def add_tenant(self, tenant_id: str = "acme", *, chunk_tokens: int = 128, source: str = "docs") -> Tenant:
@@ -95,13 +98,13 @@ class Workbench:
     def list(self, writer: Writer, *, force: bool = False, allow_empty: bool = False) -> ListingTally:
         with self.database.transaction(writer.tenant_id) as transaction:
             sources = Catalog(transaction).sources()
-        return list_sources(writer, sources, force=force, allow_empty=allow_empty, max_bytes=MAX_BYTES)
+        return list_sources(writer, sources, force=force, allow_empty=allow_empty, max_bytes=self.max_bytes)
 
     def read(self, writer: Writer) -> ReadingTally:
         with self.database.transaction(writer.tenant_id) as transaction:
             sources = Catalog(transaction).sources()
-        pool = partial(ParserPool, workers=1, timeout_s=60, memory_mib=2048, languages=["eng"])
-        return read_pending(writer, sources, pool, languages=["eng"], max_bytes=MAX_BYTES)
+        pool = partial(ParserPool, workers=1, timeout_s=60, memory_mib=2048, languages=["eng"], limits=self.limits)
+        return read_pending(writer, sources, pool, languages=["eng"], limits=self.limits, max_bytes=self.max_bytes)
 
     def change_tenant(self, *, model: str | None = None, chunk_tokens: int | None = None) -> None:
         chunker = None if chunk_tokens is None else ChunkerSettings(chunk_tokens)

@@ -41,6 +41,11 @@ class Settings(BaseSettings):
     parse_timeout_s: float = Field(default=120.0, gt=0, description="The longest that one document may take to parse.")
     parse_memory_mib: int = Field(default=2048, ge=256, description="The most memory that a parsing process may take.")
     max_document_mib: int = Field(default=200, ge=1, description="The largest document that is read.")
+    max_unpacked_mib: int = Field(default=1024, ge=1, description="The most that a document may unpack to.")
+    max_unpack_ratio: int = Field(default=200, ge=1, description="The same, as a multiple of the document's size.")
+    # The libraries end at 256, some of which are their own.
+    max_nesting_levels: int = Field(default=200, ge=1, le=250, description="The deepest nesting that is read.")
+    max_pages: int = Field(default=20_000, ge=1, description="The most pages, slides or frames that are read.")
     languages: str = Field(default="eng", description="Languages of the documents, ISO 639-3, comma-separated.")
     allow_empty: bool = Field(
         default=False, description="Believe every source that lists nothing where there were documents: remove them."

@@ -72,17 +72,20 @@ def sources(context: dg.AssetExecutionContext, config: SourcesConfig, stores: St
 @dg.asset(partitions_def=tenants, deps=[sources], group_name="index", kinds={"python"}, owners=OWNERS, code_version="1")
 def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult[None]:
     """What is new or changed, read and parsed; what could not be is quarantined with its reason."""
+    from minirag_pipelines.ingest.limits import Limits
     from minirag_pipelines.ingest.parser_pool import ParserPool
     from minirag_pipelines.ingest.reading import read_pending
 
     chosen = stores.settings
     languages = [language.strip() for language in chosen.languages.split(",")]
+    limits = Limits.of(chosen)
     pool = partial(
         ParserPool,
         workers=chosen.parse_workers,
         timeout_s=chosen.parse_timeout_s,
         memory_mib=chosen.parse_memory_mib,
         languages=languages,
+        limits=limits,
     )
     with as_dagster_failure():
         _, listed = stores.tenant(context.partition_key)
@@ -91,6 +94,7 @@ def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.Materiali
             listed,
             pool,
             languages=languages,
+            limits=limits,
             max_bytes=chosen.max_document_mib * 2**20,
         )
     quarantined = sum(tally.quarantined.values())

@@ -134,11 +134,12 @@ def kind_of(name: str) -> str:
     return _BY_EXTENSION.get(PurePosixPath(name).suffix[1:].lower(), AUTO)
 
 
-def parser_fingerprint(kind: str, languages: Sequence[str], **limits: object) -> str:
+def parser_fingerprint(kind: str, languages: Sequence[str]) -> str:
     """The parser of a kind in a few words, such as `md-1` or `pdf-1/ocr=tesseract/languages=eng`.
 
     Holds what this kind uses and what changes its result: our number, the tools it asks for or their absence, the
-    languages where a tool reads by them, the limits given. Never the version of a library. Imports nothing heavy.
+    languages where a tool reads by them. Never the version of a library, nor a limit: that decides whether it is read,
+    not what is read. Imports nothing heavy.
     """
     if kind == AUTO:
         # Content decides which parser it is, so a change to any of them counts: the sum only ever goes up.
@@ -153,7 +154,6 @@ def parser_fingerprint(kind: str, languages: Sequence[str], **limits: object) ->
         parts.append(f"{tool.role}={tool.name.lower() if installed else 'none'}")
         if installed and tool is TESSERACT:
             parts.append(f"languages={'+'.join(languages)}")
-    parts += [f"{name}={limits[name]}" for name in sorted(limits)]
     return "/".join(parts)
 
 

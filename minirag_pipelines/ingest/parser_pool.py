@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.core.records import ParsedDocument
 from minirag_pipelines.ingest import parsing
+from minirag_pipelines.ingest.limits import Limits
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -74,6 +75,7 @@ class ParserPool:
         timeout_s: float,
         memory_mib: int,
         languages: Sequence[str],
+        limits: Limits,
         documents_per_worker: int = DOCUMENTS_PER_WORKER,
         parse: Parse = parsing.parse,
     ) -> None:
@@ -81,7 +83,7 @@ class ParserPool:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_mib << 20
         self._documents_per_worker = documents_per_worker
-        self._parse = functools.partial(parse, languages=tuple(languages))
+        self._parse = functools.partial(parse, languages=tuple(languages), limits=limits)
         self._pool: ProcessPool | None = None
         self._started_workers = 0
 
@@ -218,9 +220,11 @@ def _out_of_memory() -> DocumentUnreadable:
 
 def _named_signal(number: int) -> str:
     try:
-        return f"its process was ended by {signal.Signals(number).name}"
+        name = signal.Signals(number).name
     except ValueError:
-        return f"its process was ended by signal {number}"
+        name = f"signal {number}"
+    # PDFium, for one, ends so when it is given no memory.
+    return f"its process was ended by {name}" + (", perhaps for want of memory" if number == signal.SIGABRT else "")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.records import Element, ParsedDocument, Source, content_hash, version_id
 from minirag_pipelines.ingest.connectors.kinds import Connector, connect
 from minirag_pipelines.ingest.formats import parser_fingerprint
+from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.parser_pool import ParseJob, ParserPool
 from minirag_pipelines.ingest.progress import Progress
 from minirag_pipelines.ingest.publishing import displace
@@ -62,13 +63,15 @@ def read_pending(
     pool: Callable[[], AbstractContextManager[ParserPool]],
     *,
     languages: Sequence[str],
+    limits: Limits,
     max_bytes: int,
 ) -> ReadingTally:
     """Read and parse every document whose content is pending and that no failure holds back.
 
     One bad document costs itself: its reason is recorded and the rest goes on. Results are committed in batches.
+    What was too large for other limits than these is tried again. `limits` are those that the pool parses with.
     """
-    reading = _Reading(writer, sources, languages, max_bytes)
+    reading = _Reading(writer, sources, limits, max_bytes)
     with writer.reading() as transaction:
         pending = transaction.run(SQL["kinds_to_read"]).fetchall()
     if pending:
@@ -87,7 +90,7 @@ def read_pending(
 class _Reading:
     """One pass over the pending documents: jobs go out to the parsers, results are committed in batches."""
 
-    def __init__(self, writer: Writer, sources: Sequence[Source], languages: Sequence[str], max_bytes: int) -> None:
+    def __init__(self, writer: Writer, sources: Sequence[Source], limits: Limits, max_bytes: int) -> None:
         self.tally = ReadingTally()
         self.parsers: Mapping[str, str] = {}
         self._writer = writer
@@ -95,6 +98,9 @@ class _Reading:
             source.source_id: connect(source.kind, source.config) for source in sources
         }
         self._max_bytes = max_bytes
+        # What made a refusal for size: other limits may let the document through, and no healthy one is parsed again.
+        self._read_limits = f"limits={max_bytes}"
+        self._parse_limits = f"/{limits}"
         # Documents with equal content wait for one parse; results wait for a batch to be full.
         self._waiting: dict[uuid.UUID, list[_Read]] = {}
         self._parsed: list[tuple[uuid.UUID, ParsedDocument | DocumentUnreadable]] = []
@@ -102,7 +108,8 @@ class _Reading:
     def jobs(self) -> Iterator[ParseJob]:
         """What has to be parsed; what needs no parsing is settled on the way."""
         parsers = json.dumps(dict(self.parsers))
-        for rows in self._writer.pages(SQL["to_read"], "document_id", parsers=parsers, most=_BATCH):
+        limits = {"read_limits": self._read_limits, "parse_limits": self._parse_limits}
+        for rows in self._writer.pages(SQL["to_read"], "document_id", parsers=parsers, most=_BATCH, **limits):
             known = self._known(rows)
             reused: list[_Read] = []
             for row in rows:
@@ -166,7 +173,11 @@ class _Reading:
             return None
         with self._writer.reading() as transaction:
             standing = transaction.one(
-                SQL["standing"], version_id=read.version_id, key=read.failure_key, maker=read.parser
+                SQL["standing"],
+                version_id=read.version_id,
+                key=read.failure_key,
+                parser=read.parser,
+                parse_limits=self._parse_limits,
             )
         if standing.parsed:
             reused.append(read)
@@ -226,7 +237,8 @@ class _Reading:
     def _add_parse_failure(self, transaction: Transaction, reads: Sequence[_Read], error: DocumentUnreadable) -> None:
         for read in reads:
             self._note(transaction, read)
-        _add_failure(transaction, "parse", reads[0].failure_key, reads[0].parser, error)
+        maker = reads[0].parser + (self._parse_limits if error.code == "too_large" else "")
+        _add_failure(transaction, "parse", reads[0].failure_key, maker, error)
 
     def _note(self, transaction: Transaction, read: _Read) -> None:
         transaction.run(
@@ -238,8 +250,9 @@ class _Reading:
         transaction.run(SQL["clear_failures"], stage="read", keys=[str(read.row.document_id)])
 
     def _add_read_failure(self, row: Row, error: DocumentUnreadable) -> None:
+        maker = self._read_limits if error.code == "too_large" else ""
         with self._writer.writing() as transaction:
-            _add_failure(transaction, "read", str(row.document_id), "", error)
+            _add_failure(transaction, "read", str(row.document_id), maker, error)
 
 
 def retry_failures(writer: Writer) -> None:

@@ -20,15 +20,17 @@ import pytest
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.core.records import ParsedDocument
 from minirag_pipelines.ingest.parser_pool import Outcome, ParseJob, ParserPool
+from minirag_pipelines.ingest.parsers.programs import run
+from tests.workbench import LIMITS
 
 # Written to a module of its own, because a worker imports what it is to call.
 BEHAVIOUR = '''
-import ctypes, os, time
+import ctypes, os, signal, time
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.core.records import ParsedDocument
 from minirag_pipelines.ingest.parsers.programs import run
 
-def behave(content, kind, *, name, languages):
+def behave(content, kind, *, name, languages, limits):
     """Does what the document says."""
     word = content.decode()
     if word == "hang":
@@ -39,6 +41,8 @@ def behave(content, kind, *, name, languages):
         os._exit(3)
     if word == "abort":
         os.abort()
+    if word == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
     if word == "hog":
         hoard = []
         while True:
@@ -70,7 +74,13 @@ def behave(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behave]:
 
 
 def pool(behave: Behave, **options: Any) -> ParserPool:
-    defaults: dict[str, Any] = {"workers": 2, "timeout_s": 60.0, "memory_mib": 1024, "languages": ("eng",)}
+    defaults: dict[str, Any] = {
+        "workers": 2,
+        "timeout_s": 60.0,
+        "memory_mib": 1024,
+        "languages": ("eng",),
+        "limits": LIMITS,
+    }
     return ParserPool(parse=behave, **(defaults | options))
 
 
@@ -132,7 +142,7 @@ def test_a_crash_costs_its_own_document_only(behave: Behave) -> None:
         found = outcomes(parsing, "a", "exit", "b", "abort", "c")
     assert [code(outcome) for outcome in found] == ["a", "crashed", "b", "crashed", "c"]
     assert str(found[1]) == "The parser crashed on it: its process ended with status 3."
-    assert str(found[3]) == "The parser crashed on it: its process was ended by SIGABRT."
+    assert str(found[3]) == "The parser crashed on it: its process was ended by SIGABRT, perhaps for want of memory."
     assert not any(outcome.permanent for outcome in found if isinstance(outcome, DocumentUnreadable))
 
 
@@ -143,6 +153,34 @@ def test_a_document_that_eats_memory_stops_at_the_limit_and_the_rest_goes_on(beh
     assert [code(outcome) for outcome in found] == ["a", "out_of_memory", "b"]
     assert isinstance(found[1], DocumentUnreadable)
     assert not found[1].permanent
+
+
+def test_every_way_to_end_a_worker_in_one_sync_costs_those_documents_only(behave: Behave) -> None:
+    bad = {"hang": "timeout", "exit": "crashed", "segfault": "crashed", "abort": "crashed", "hog": "out_of_memory"}
+    words = [word for number, each in enumerate(bad) for word in (each, f"fine {number}")]
+    with pool(behave, timeout_s=15.0, memory_mib=512) as parsing:
+        found = outcomes(parsing, *words)
+        assert len(workers()) == 2
+    assert [code(outcome) for outcome in found] == [bad.get(word, word) for word in words]
+    assert str(found[words.index("segfault")]) == "The parser crashed on it: its process was ended by SIGSEGV."
+    assert len({worker(outcome) for outcome in found if isinstance(outcome, ParsedDocument)}) > 2
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "permanent"),
+    [
+        ("echo 'pandoc: Exiting. The system might be out of memory.' >&2; exit 1", "out_of_memory", False),
+        ("echo 'what():  std::bad_alloc' >&2; kill -ABRT $$", "out_of_memory", False),
+        ("kill -SEGV $$", "crashed", False),
+        ("echo 'no such thing' >&2; exit 64", "corrupt", True),
+    ],
+)
+def test_a_program_that_was_short_of_memory_or_crashed_is_no_damage_of_its_document(
+    script: str, code: str, permanent: bool
+) -> None:
+    with pytest.raises(DocumentUnreadable) as raised:
+        run(["/bin/sh", "-c", script], what="It")
+    assert (raised.value.code, raised.value.permanent) == (code, permanent)
 
 
 def test_a_document_that_no_worker_could_hold_is_not_sent_to_one(behave: Behave) -> None:
@@ -214,7 +252,7 @@ def test_a_pool_whose_idle_workers_were_killed_starts_again(behave: Behave) -> N
 def test_real_documents_are_parsed_in_workers() -> None:
     contents = {"a.md": b"# Title\n\nText.", "b.csv": b"a;b\n1;2\n", "c.json": b"{broken"}
     kinds = {"a.md": "md", "b.csv": "csv", "c.json": "json"}
-    with ParserPool(workers=2, timeout_s=60, memory_mib=1024, languages=("eng",)) as parsing:
+    with ParserPool(workers=2, timeout_s=60, memory_mib=1024, languages=("eng",), limits=LIMITS) as parsing:
         given = [ParseJob(name, name, kinds[name], content) for name, content in contents.items()]
         found = {job.key: outcome for job, outcome in parsing.parse_all(given)}
     assert isinstance(found["a.md"], ParsedDocument)
@@ -232,7 +270,8 @@ from minirag_pipelines.ingest.parser_pool import ParseJob, ParserPool
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    with ParserPool(workers=2, timeout_s=300, memory_mib=1024, languages=("eng",), parse=behave) as pool:
+    settings = dict(workers=2, timeout_s=300, memory_mib=1024, languages=("eng",), limits=None)
+    with ParserPool(**settings, parse=behave) as pool:
         for job, outcome in pool.parse_all(ParseJob(i, word, "txt", word.encode()) for i, word in enumerate(words)):
             print(outcome.text, flush=True)
 """

@@ -16,11 +16,12 @@ from minirag_pipelines.ingest.formats import AUTO, formats, kind_of, parser_fing
 from minirag_pipelines.ingest.parsers.pieces import storable
 from minirag_pipelines.ingest.parsers.plain import text_elements
 from minirag_pipelines.ingest.parsing import parse
+from tests.workbench import LIMITS
 
 
 def parsed(content: bytes | str, kind: str) -> ParsedDocument:
     encoded = content.encode() if isinstance(content, str) else content
-    document = parse(encoded, kind, name=f"example.{kind}", languages=("eng",))
+    document = parse(encoded, kind, name=f"example.{kind}", languages=("eng",), limits=LIMITS)
     assert_whole(document)
     return document
 
@@ -182,7 +183,7 @@ def test_a_fingerprint_names_the_tools_a_kind_uses_or_their_absence(monkeypatch:
     monkeypatch.setenv("PATH", "")
     assert parser_fingerprint("md", ["eng"]) == "md-1"
     assert parser_fingerprint("pdf", ["eng"]) == "pdf-1/ocr=none"
-    assert parser_fingerprint("ppt", ["eng"], max_mib=5) == "ppt-1/office=none/max_mib=5"
+    assert parser_fingerprint("ppt", ["eng"]) == "ppt-1/office=none"
 
 
 def test_a_fingerprint_holds_the_languages_where_they_are_read_by(
@@ -237,11 +238,13 @@ import socket, sys
 def refused(*arguments, **options):
     raise AssertionError("the network was asked for")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refused
+from minirag_pipelines.core.settings import Settings
+from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.parsing import parse, preload
 preload(["txt", "md", "html", "docx", "pptx", "eml", "auto"])
 page = b"<html><body><h1>One</h1><img src='http://example.org/x.png'><p>The text is long enough.</p></body></html>"
 for kind, content in {"txt": b"Title\\n\\nIt rains.", "md": b"# Title\\n\\nIt rains.", "html": page}.items():
-    assert parse(content, kind, name="x", languages=("eng",)).elements
+    assert parse(content, kind, name="x", languages=("eng",), limits=Limits.of(Settings())).elements
 assert "spacy" not in sys.modules
 """
 
@@ -272,4 +275,4 @@ def test_kinds_and_fingerprints_load_nothing_heavy() -> None:
     ],
 )
 def test_a_paragraph_of_one_character_is_kept(content: bytes, kind: str, text: str) -> None:
-    assert parse(content, kind, name=f"a.{kind}", languages=("eng",)).text == text
+    assert parse(content, kind, name=f"a.{kind}", languages=("eng",), limits=LIMITS).text == text

@@ -10,6 +10,7 @@ from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.core.records import ParsedDocument
 from minirag_pipelines.ingest.formats import PANDOC, kind_of
 from minirag_pipelines.ingest.parsing import parse
+from tests.workbench import LIMITS
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 pytestmark = [
@@ -27,7 +28,7 @@ def files(folder: str, suffix: str = "") -> list[Path]:
 
 
 def parsed(path: Path, kind: str | None = None) -> ParsedDocument:
-    return parse(path.read_bytes(), kind or kind_of(path.name), name=path.name, languages=("eng",))
+    return parse(path.read_bytes(), kind or kind_of(path.name), name=path.name, languages=("eng",), limits=LIMITS)
 
 
 def assert_whole(document: ParsedDocument) -> None:

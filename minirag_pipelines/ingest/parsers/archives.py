@@ -6,10 +6,10 @@ import io
 import zipfile
 
 from minirag_pipelines.core.errors import DocumentUnreadable
+from minirag_pipelines.ingest.limits import Limits
 
 ZIP_MAGIC = b"PK\x03\x04"
 OLE_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-MAX_UNPACKED_BYTES = 1 << 30
 
 _ZIP_PARTS = (("word/", "docx"), ("ppt/", "pptx"), ("xl/", "xlsx"))
 _ZIP_TYPES = {b"application/epub+zip": "epub", b"application/vnd.oasis.opendocument.text": "odt"}
@@ -22,8 +22,11 @@ _OLE_STREAMS = (
 )
 
 
-def check_archive(content: bytes, what: str) -> None:
-    """Raises DocumentUnreadable for a container that is encrypted, damaged, or unpacks to more than can be read."""
+def check_archive(content: bytes, what: str, limits: Limits) -> None:
+    """Raises DocumentUnreadable for a container that is encrypted, damaged, or unpacks to more than is read.
+
+    No parser unpacks more of an entry than its size says, nor an archive within the archive.
+    """
     if content.startswith(OLE_MAGIC) and _ole_kind(content) is None:
         raise DocumentUnreadable("corrupt", f"The {what} is damaged: it is a container of another kind.")
     try:
@@ -31,8 +34,7 @@ def check_archive(content: bytes, what: str) -> None:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise DocumentUnreadable("corrupt", f"The {what} is damaged: it can't be unpacked.") from error
-    if unpacked > MAX_UNPACKED_BYTES:
-        raise DocumentUnreadable("too_large", f"The {what} unpacks to {unpacked >> 20} MiB, more than can be read.")
+    limits.check_unpacked(len(content), unpacked)
 
 
 def container_kind(content: bytes) -> str | None:
@@ -47,7 +49,10 @@ def container_kind(content: bytes) -> str | None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
-            kind = archive.read("mimetype")[:100].strip() if "mimetype" in names else b""
+            kind = b""
+            if "mimetype" in names:
+                with archive.open("mimetype") as entry:
+                    kind = entry.read(100).strip()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError) as error:
         raise DocumentUnreadable("corrupt", "The file is a ZIP archive that can't be unpacked.") from error
     if kind in _ZIP_TYPES:

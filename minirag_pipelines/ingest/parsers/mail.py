@@ -7,8 +7,10 @@ import email.policy
 import io
 from collections.abc import Iterable, Sequence
 from email.message import EmailMessage, MIMEPart
+from email.policy import EmailPolicy
 
 from minirag_pipelines.core.errors import DocumentUnreadable
+from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.parsers.encodings import declared_in_markup, decoded
 from minirag_pipelines.ingest.parsers.markup import html_parsed
 from minirag_pipelines.ingest.parsers.pieces import Parsed, Piece, title_text
@@ -18,32 +20,47 @@ _HEADERS = ("From", "To", "Cc", "Date")
 _SEALED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
 
 
-def parse_eml(content: bytes) -> Parsed:
+def parse_eml(content: bytes, limits: Limits) -> Parsed:
     """A message as it travels; also a web page saved as one file, which is a message with the page as its body."""
     if b"\0" in content[:64]:
         content = decoded(content).text.encode()
-    message = email.message_from_bytes(content, policy=email.policy.default)
+    message = email.message_from_bytes(content, policy=_policy(limits))
     if not isinstance(message, EmailMessage) or not message.keys():
         raise DocumentUnreadable("corrupt", "This is no e-mail: it does not begin with header lines.")
     if message.get_content_type() in _SEALED and message.get_param("smime-type") != "signed-data":
         raise DocumentUnreadable("encrypted", "The e-mail is encrypted.")
     body = message.get_body(preferencelist=("html", "plain"))
-    pieces, warnings = _body(body) if body is not None else ([], ())
+    pieces, warnings = _body(body, limits) if body is not None else ([], ())
     if not pieces and (plain := message.get_body(preferencelist=("plain",))) not in (None, body):
-        pieces, warnings = _body(plain)
+        pieces, warnings = _body(plain, limits)
     attached = [_part_name(part) for part in _attachments(message)]
     headers = [(name, _header(message, name)) for name in _HEADERS]
     return _letter(_header(message, "Subject"), headers, pieces, attached, warnings)
 
 
-def parse_msg(content: bytes) -> Parsed:
+def _policy(limits: Limits) -> EmailPolicy[EmailMessage]:
+    """How a message is read: parts within parts within it no deeper than allowed."""
+
+    class Part(EmailMessage):
+        level = 1
+
+        def attach(self, payload: Part) -> None:  # type: ignore[override]  # every part is one of these
+            payload.level = self.level + 1
+            limits.check_nesting(payload.level, or_more=True)
+            super().attach(payload)
+
+    return email.policy.default.clone(message_factory=Part)
+
+
+def parse_msg(content: bytes, limits: Limits) -> Parsed:
     """A message as Outlook keeps it."""
     from oxmsg import Message
 
     message = Message.load(io.BytesIO(content))
     if "encrypted" in (message.message_headers.get("Content-Type") or ""):
         raise DocumentUnreadable("encrypted", "The e-mail is encrypted.")
-    pieces = list(html_parsed(message.html_body).pieces) if message.html_body else text_pieces(message.body or "")
+    page = html_parsed(message.html_body, limits) if message.html_body else None
+    pieces = list(page.pieces) if page else text_pieces(message.body or "")
     recipients = ", ".join(each.email_address or each.name for each in message.recipients)
     sent = message.sent_date.isoformat(" ", "seconds") if message.sent_date else ""
     headers = [("From", message.sender or ""), ("To", recipients), ("Date", sent)]
@@ -68,13 +85,13 @@ def _letter(
     return Parsed([*top, *body], title, warnings=warnings)
 
 
-def _body(part: MIMEPart) -> tuple[list[Piece], tuple[str, ...]]:
+def _body(part: MIMEPart, limits: Limits) -> tuple[list[Piece], tuple[str, ...]]:
     payload = part.get_payload(decode=True)
     content = payload if isinstance(payload, bytes) else b""
     charset = part.get_content_charset()
     if part.get_content_subtype() == "html":
         source = decoded(content, charset or declared_in_markup(content))
-        return list(html_parsed(source.text).pieces), source.warnings
+        return list(html_parsed(source.text, limits).pieces), source.warnings
     source = decoded(content, charset)
     return text_pieces(source.text), source.warnings
 

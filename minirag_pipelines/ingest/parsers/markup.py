@@ -9,6 +9,8 @@ from itertools import islice
 
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.ingest.formats import PANDOC, format_of
+from minirag_pipelines.ingest.limits import LIBXML2_HTML_DEPTH, LIBXML2_TEXT_BYTES, Limits
+from minirag_pipelines.ingest.parsers.archives import check_archive
 from minirag_pipelines.ingest.parsers.encodings import declared_in_markup, decoded
 from minirag_pipelines.ingest.parsers.pieces import Parsed, Piece, Tag, grid, pieces_of, storable
 from minirag_pipelines.ingest.parsers.programs import program, run
@@ -25,12 +27,12 @@ _PANDOC_DATE = re.compile(r'<p class="date">.*?</p>')
 _XML_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
 
 
-def parse_html(content: bytes) -> Parsed:
+def parse_html(content: bytes, limits: Limits) -> Parsed:
     source = decoded(content, declared_in_markup(content))
-    return replace(html_parsed(source.text), warnings=source.warnings)
+    return replace(html_parsed(source.text, limits), warnings=source.warnings)
 
 
-def html_parsed(text: str) -> Parsed:
+def html_parsed(text: str, limits: Limits) -> Parsed:
     """Title and pieces of a page. Nothing that it refers to is fetched."""
     prepare()
     from lxml import etree, html  # type: ignore[import-untyped]  # ships no types
@@ -42,10 +44,12 @@ def html_parsed(text: str) -> Parsed:
         return Parsed([])
     try:
         # As bytes: a declaration of an encoding, wherever it stands, is refused in a text and ignored here.
-        parser = html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
+        # Without `huge_tree` what is nested too deep is left out, and nothing is said.
+        parser = html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True)
         root = html.document_fromstring(text.encode(), parser=parser)
     except etree.ParserError:  # nothing but comments and the like
         return Parsed([])
+    _check(root, limits)
     title = root.findtext(".//head/title")
     if root.find(".//body") is None:
         return Parsed([], title)
@@ -89,7 +93,7 @@ def _make_transparent(table: Tag) -> None:
             node.tag = "div"
 
 
-def parse_markdown(content: bytes) -> Parsed:
+def parse_markdown(content: bytes, limits: Limits) -> Parsed:
     """The rendered text, without the marks of Markdown. Front matter is kept as text, and its title is the title."""
     import markdown
 
@@ -97,7 +101,7 @@ def parse_markdown(content: bytes) -> Parsed:
     text = storable(source.text)
     front = _FRONT_MATTER.match(text)
     body = text[front.end() :] if front else text
-    parsed = html_parsed(markdown.markdown(body, extensions=["tables", "fenced_code"]))
+    parsed = html_parsed(markdown.markdown(body, extensions=["tables", "fenced_code"]), limits)
     pieces = [_without_attributes(piece) for piece in parsed.pieces]
     title = None
     if front:
@@ -106,13 +110,15 @@ def parse_markdown(content: bytes) -> Parsed:
     return Parsed(pieces, title, warnings=source.warnings)
 
 
-def parse_with_pandoc(content: bytes, kind: str) -> Parsed:
+def parse_with_pandoc(content: bytes, kind: str, limits: Limits) -> Parsed:
     """What pandoc makes HTML of. In its sandbox it reads nothing but its input, and fetches nothing."""
     what = f"This {format_of(kind).description}"
     pandoc = program(PANDOC, what)
     # A standalone page, because only that says the title; `pagetitle` keeps pandoc from making one up.
     options = ["--sandbox", "--standalone", "--metadata=pagetitle:-", "--wrap=none", f"--from={kind}", "--to=html"]
     warnings: tuple[str, ...] = ()
+    if kind in ("epub", "odt"):
+        check_archive(content, format_of(kind).description, limits)
     if kind in ("rst", "org"):
         source = decoded(content)
         content, warnings = storable(source.text).encode(), source.warnings
@@ -121,11 +127,11 @@ def parse_with_pandoc(content: bytes, kind: str) -> Parsed:
         warnings += ("It includes other files; what stands in those is not read.",)
     markup = _PANDOC_DATE.sub("", output.stdout.decode("utf-8", "replace"))
     found = re.search(r'<h1 class="title">(.*?)</h1>', markup, re.DOTALL)
-    title = html_parsed(found[1]).pieces[0].text if found else None
-    return Parsed(html_parsed(markup).pieces, title, warnings=warnings)
+    title = html_parsed(found[1], limits).pieces[0].text if found else None
+    return Parsed(html_parsed(markup, limits).pieces, title, warnings=warnings)
 
 
-def parse_xml(content: bytes) -> Parsed:
+def parse_xml(content: bytes, limits: Limits) -> Parsed:
     """The text of each innermost block, in order, with the text after its children. Attributes are left out."""
     from lxml import etree
 
@@ -138,13 +144,31 @@ def parse_xml(content: bytes) -> Parsed:
     try:
         root = etree.fromstring(text.encode(), etree.XMLParser(encoding="utf-8", **options))
     except etree.XMLSyntaxError as error:
+        if refusal := limits.refusal(error):
+            raise refusal from error
         root = etree.fromstring(text.encode(), etree.XMLParser(encoding="utf-8", recover=True, **options))
         if root is None or not any(_blocks(root)):
             raise DocumentUnreadable("corrupt", f"This is no XML: line {error.lineno} is malformed.") from error
         warnings += (f"The XML is malformed at line {error.lineno}; it was read as far as possible.",)
+    _check(root, limits)
     if _name(root).lower() == "html":
-        return replace(html_parsed(text), warnings=warnings)
+        return replace(html_parsed(text, limits), warnings=warnings)
     return Parsed([Piece("text", block) for block in _blocks(root)], warnings=warnings)
+
+
+def _check(root: Tag, limits: Limits) -> None:
+    """Raises DocumentUnreadable for what is nested too deep, or holds a text that would be left out with no word."""
+    from lxml import etree
+
+    depth = deepest = 0
+    for event, node in etree.iterwalk(root, events=("start", "end")):
+        depth += 1 if event == "start" else -1
+        deepest = max(deepest, depth)
+        text = (node.text if event == "start" else node.tail) or ""
+        if 4 * len(text) > LIBXML2_TEXT_BYTES and (size_bytes := len(text.encode())) > LIBXML2_TEXT_BYTES:
+            reason = f"A single text in it has {size_bytes >> 20} MiB, more than can be read."
+            raise DocumentUnreadable("too_large", reason)
+    limits.check_nesting(deepest, or_more=deepest >= LIBXML2_HTML_DEPTH)
 
 
 def _blocks(node: Tag) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.ingest.formats import LIBREOFFICE, format_of
+from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.parsers.archives import check_archive
 from minirag_pipelines.ingest.parsers.pieces import Parsed, pieces_of
 from minirag_pipelines.ingest.parsers.programs import program, run
@@ -32,8 +33,8 @@ def titled(title: str | None) -> str | None:
     return None if not title or _NO_TITLE.fullmatch(title.strip()) else title
 
 
-def parse_docx(content: bytes) -> Parsed:
-    check_archive(content, "Word document")
+def parse_docx(content: bytes, limits: Limits) -> Parsed:
+    check_archive(content, "Word document", limits)
     prepare()
     import docx
     from unstructured.partition.docx import partition_docx
@@ -44,14 +45,15 @@ def parse_docx(content: bytes) -> Parsed:
     return Parsed(pieces, titled(title), max((piece.page or 0 for piece in pieces), default=0) or None)
 
 
-def parse_pptx(content: bytes) -> Parsed:
+def parse_pptx(content: bytes, limits: Limits) -> Parsed:
     """Slides as pages, with the speaker's notes."""
-    check_archive(content, "presentation")
+    check_archive(content, "presentation", limits)
     prepare()
     import pptx
     from unstructured.partition.pptx import partition_pptx
 
     deck = pptx.Presentation(io.BytesIO(content))
+    limits.check_pages(len(deck.slides), "slides")
     found = partition_pptx(
         file=io.BytesIO(content), include_page_breaks=False, include_slide_notes=True, languages=NO_LANGUAGES
     )
@@ -60,7 +62,7 @@ def parse_pptx(content: bytes) -> Parsed:
     return Parsed(pieces, titled(deck.core_properties.title), len(deck.slides))
 
 
-def parse_old_office(content: bytes, kind: str) -> Parsed:
+def parse_old_office(content: bytes, kind: str, limits: Limits) -> Parsed:
     """A .doc or .ppt, converted to its successor by LibreOffice."""
     what = f"This {format_of(kind).description}"
     office = program(LIBREOFFICE, what)
@@ -75,7 +77,7 @@ def parse_old_office(content: bytes, kind: str) -> Parsed:
         converted = folder / f"in.{target}"
         if not converted.exists():
             raise DocumentUnreadable("corrupt", f"{what} is damaged: LibreOffice could not convert it.")
-        return (parse_docx if kind == "doc" else parse_pptx)(converted.read_bytes())
+        return (parse_docx if kind == "doc" else parse_pptx)(converted.read_bytes(), limits)
 
 
 def _without_repeated_margins(elements: Iterable[UnstructuredElement]) -> Iterator[UnstructuredElement]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.ingest.formats import TESSERACT
+from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.parsers.office import titled
 from minirag_pipelines.ingest.parsers.pieces import Parsed, Piece, storable
 from minirag_pipelines.ingest.parsers.programs import program, run
@@ -66,22 +67,24 @@ class Paragraph:
     page: int
 
 
-def parse_pdf(content: bytes, languages: Sequence[str]) -> Parsed:
+def parse_pdf(content: bytes, languages: Sequence[str], limits: Limits) -> Parsed:
     """The text of all pages, with the number of each. A page that can't be read is a warning, not the end."""
     pdf = _opened(content)
     try:
+        limits.check_pages(len(pdf))
         return _pages(pdf, languages)
     finally:
         pdf.close()
 
 
-def parse_image(content: bytes, languages: Sequence[str]) -> Parsed:
+def parse_image(content: bytes, languages: Sequence[str], limits: Limits) -> Parsed:
     """The text that Tesseract sees in a picture, frame by frame."""
     tesseract = program(TESSERACT, "A picture of a page")
     from PIL import Image, ImageSequence, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content)) as image:
+            _check_frames(image, limits)
             pieces = [
                 piece
                 for number, frame in enumerate(ImageSequence.Iterator(image), start=1)
@@ -89,9 +92,20 @@ def parse_image(content: bytes, languages: Sequence[str]) -> Parsed:
             ]
             return Parsed(pieces, pages=getattr(image, "n_frames", 1))
     except Image.DecompressionBombError as error:
-        raise DocumentUnreadable("too_large", "The picture has more pixels than can be read.") from error
+        reason = f"The picture has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the most that is read."
+        raise DocumentUnreadable("too_large", reason) from error
     except (UnidentifiedImageError, OSError) as error:
         raise DocumentUnreadable("corrupt", "The picture is damaged, or of a kind that can't be read.") from error
+
+
+def _check_frames(image: Image, limits: Limits) -> None:
+    """Raises DocumentUnreadable for too many. Counting them all takes longer the more there are, by their square."""
+    try:
+        image.seek(limits.pages)
+    except EOFError:
+        image.seek(0)
+    else:
+        limits.check_pages(limits.pages + 1, "frames", or_more=True)
 
 
 def _opened(content: bytes) -> PdfDocument:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from minirag_pipelines.core.errors import DocumentUnreadable
+from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.parsers.archives import check_archive
 from minirag_pipelines.ingest.parsers.encodings import decoded
 from minirag_pipelines.ingest.parsers.pieces import Parsed, Piece, storable, table
@@ -38,9 +39,9 @@ def parse_tsv(content: bytes) -> Parsed:
     return Parsed(_table(_split(storable(source.text), "\t")), warnings=source.warnings)
 
 
-def parse_xlsx(content: bytes) -> Parsed:
+def parse_xlsx(content: bytes, limits: Limits) -> Parsed:
     """A table for each sheet, under the sheet's name. A formula is the value that was last computed for it."""
-    check_archive(content, "workbook")
+    check_archive(content, "workbook", limits)
     import openpyxl  # type: ignore[import-untyped]  # ships no types
 
     book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True, keep_links=False)
@@ -48,7 +49,7 @@ def parse_xlsx(content: bytes) -> Parsed:
         sheets = []
         for sheet in book.worksheets:
             sheet.reset_dimensions()  # what the file says of its own size is often wrong
-            sheets.append((sheet.title, [[_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)]))
+            sheets.append((sheet.title, list(_filled(sheet.iter_rows(values_only=True)))))
         return Parsed(list(_sheets(sheets)), book.properties.title)
     finally:
         book.close()
@@ -70,22 +71,22 @@ def parse_xls(content: bytes) -> Parsed:
     return Parsed(list(_sheets(sheets)))
 
 
-def parse_json(content: bytes) -> Parsed:
+def parse_json(content: bytes, limits: Limits) -> Parsed:
     """A list gives an element for each item; an object one for its plain values and one for each value within."""
     source = decoded(content)
     text = storable(source.text).strip()
     if not text:
         return Parsed([])
     try:
-        found = _loaded(text)
+        found = _loaded(text, limits)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and "\n" in text:
-            return parse_ndjson(content)
+            return parse_ndjson(content, limits)
         raise DocumentUnreadable("corrupt", f"This is no JSON: line {error.lineno} is malformed.") from error
     return Parsed([Piece("text", block) for block in _blocks(found)], warnings=source.warnings)
 
 
-def parse_ndjson(content: bytes) -> Parsed:
+def parse_ndjson(content: bytes, limits: Limits) -> Parsed:
     """An element for each line. A line that is no JSON is kept as it is, unless all are."""
     source = decoded(content)
     pieces: list[Piece] = []
@@ -94,7 +95,7 @@ def parse_ndjson(content: bytes) -> Parsed:
         if not line.strip():
             continue
         try:
-            record = "\n".join(_lines(_loaded(line)))
+            record = "\n".join(_lines(_loaded(line, limits)))
         except json.JSONDecodeError:
             malformed.append(number)
             record = line
@@ -144,6 +145,14 @@ def _sheets(sheets: Sequence[tuple[str, Sequence[Sequence[str]]]]) -> Iterator[P
         yield from found
 
 
+def _filled(rows: Iterable[Sequence[object]]) -> Iterator[list[str]]:
+    """The rows that hold anything, without their empty ends: formats alone can fill a sheet of 17 billion cells."""
+    for row in rows:
+        end = next((length for length in range(len(row), 0, -1) if row[length - 1] is not None), 0)
+        if end:
+            yield [_cell(value) for value in row[:end]]
+
+
 def _cell(value: object) -> str:
     """A cell's value as the sheet would show it, without its format."""
     if value is None:
@@ -172,9 +181,15 @@ def _old_cell(cell: Any, datemode: int) -> str:
     return _cell(cell.value)
 
 
-def _loaded(text: str) -> Json:
-    """The value, its numbers as they are written."""
+def _loaded(text: str, limits: Limits) -> Json:
+    """The value, its numbers as they are written. Raises DocumentUnreadable when it is nested too deep."""
     found: Json = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+    level: list[Json] = [found]
+    depth = 0
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        depth += 1
+        level = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
+    limits.check_nesting(depth)
     return found
 
 

@@ -1,5 +1,6 @@
 -- name: to_read
--- Pending content that no failure holds back: none of reading it, none of parsing these bytes with today's parser.
+-- Pending content that no failure holds back: none of reading it, none of parsing these bytes with today's parser. What
+-- was too large is held back by the limits of then only.
 SELECT d.document_id, d.source_id, d.uri, d.kind, d.content_hash, d.version_id, d.size_bytes
   FROM document d
  WHERE d.tenant_id = %(tenant_id)s
@@ -9,11 +10,13 @@ SELECT d.document_id, d.source_id, d.uri, d.kind, d.content_hash, d.version_id, 
    AND d.forgotten_at IS NULL
    AND NOT EXISTS (SELECT 1 FROM failure f
                     WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'read' AND f.key = d.document_id::text
+                      AND f.maker = CASE f.code WHEN 'too_large' THEN %(read_limits)s ELSE '' END
                       AND (f.permanent OR f.next_at > now()))
    AND NOT EXISTS (SELECT 1 FROM failure f
                     WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'parse'
                       AND f.key = encode(d.content_hash, 'hex') || ':' || d.kind
-                      AND f.maker = %(parsers)s::jsonb ->> d.kind
+                      AND f.maker = (%(parsers)s::jsonb ->> d.kind)
+                                    || CASE f.code WHEN 'too_large' THEN %(parse_limits)s ELSE '' END
                       AND (f.permanent OR f.next_at > now()))
  ORDER BY d.document_id
  LIMIT %(most)s;
@@ -33,7 +36,8 @@ SELECT version_id FROM version WHERE tenant_id = %(tenant_id)s AND version_id = 
 -- hold the same bytes.
 SELECT EXISTS (SELECT 1 FROM version WHERE tenant_id = %(tenant_id)s AND version_id = %(version_id)s) AS parsed,
        EXISTS (SELECT 1 FROM failure f
-                WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'parse' AND f.key = %(key)s AND f.maker = %(maker)s
+                WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'parse' AND f.key = %(key)s
+                  AND f.maker = %(parser)s || CASE f.code WHEN 'too_large' THEN %(parse_limits)s ELSE '' END
                   AND (f.permanent OR f.next_at > now())) AS refused;
 
 -- name: add_version
@@ -71,7 +75,12 @@ UPDATE document SET content_hash = %(content_hash)s, size_bytes = %(size_bytes)s
  WHERE tenant_id = %(tenant_id)s AND document_id = %(document_id)s AND pending = 'content';
 
 -- name: add_failure
--- The next attempt waits twice as long as the last, from a minute to a day, spread by a fifth.
+-- The next attempt waits twice as long as the last, from a minute to a day, spread by a fifth. What another parser, or
+-- other limits, said of it is no longer true.
+WITH superseded AS (
+    DELETE FROM failure
+     WHERE tenant_id = %(tenant_id)s AND stage = %(stage)s AND key = %(key)s AND maker <> %(maker)s
+)
 INSERT INTO failure (tenant_id, stage, key, maker, code, reason, permanent, attempts, next_at)
 VALUES (%(tenant_id)s, %(stage)s, %(key)s, %(maker)s, %(code)s, %(reason)s, %(permanent)s, 1,
         CASE WHEN NOT %(permanent)s THEN now() + make_interval(secs => 60 * (0.8 + 0.4 * random())) END)
