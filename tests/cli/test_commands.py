@@ -2,76 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 
+from tests.cli.command import Command
+from tests.cli.conftest import FERRY
 from tests.fakes import OpenAIServer
 
 pytestmark = [pytest.mark.postgres, pytest.mark.chroma, pytest.mark.dagster]
-
-FERRY = "# Ferries\n\nThe night ferry to Norhaven leaves at 22:40 from pier four.\n"
-
-
-@dataclass
-class Command:
-    """`minirag` in a folder of its own, with the test's stores in its environment."""
-
-    folder: Path
-    environment: dict[str, str]
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "minirag_pipelines.cli.main", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
-        stdout, stderr = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
-
-    def json(self, *arguments: str, exits: int = 0) -> Any:
-        done = self.run(*arguments, "--json")
-        assert done.returncode == exits, done.stderr
-        return json.loads(done.stdout)
-
-
-@pytest.fixture
-def minirag(tmp_path: Path, database_url: str, chroma_url: str, provider: OpenAIServer) -> Iterator[Command]:
-    environment = os.environ | {
-        "MINIRAG_HOME": str(tmp_path / "home"),
-        "MINIRAG_DATABASE_URL": database_url,
-        "MINIRAG_CHROMA_URL": chroma_url,
-        "COLUMNS": "200",
-    }
-    (tmp_path / "docs").mkdir()
-    yield Command(tmp_path, environment)
-    with psycopg.connect(database_url, autocommit=True) as admin:
-        name = database_url.rsplit("/", 1)[1]
-        admin.execute(f"DROP DATABASE IF EXISTS {name}_dagster WITH (FORCE)")
-
-
-@pytest.fixture
-def acme(minirag: Command) -> Command:
-    (minirag.folder / "docs" / "ferry.md").write_text(FERRY)
-    assert minirag.run("tenant", "add", "acme", "--embedding-model", "openai/text-embedding-3-small").returncode == 0
-    assert minirag.run("source", "add", "acme", "files", "--name", "docs", "--path", "docs").returncode == 0
-    return minirag
 
 
 def test_the_main_job_from_the_command_line(acme: Command) -> None:
