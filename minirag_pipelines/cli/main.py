@@ -10,7 +10,19 @@ import typer
 from rich.logging import RichHandler
 from rich.text import Text
 
-from minirag_pipelines.cli import access, asking, demo, documents, generations, operating, sources, syncing, tenants
+from minirag_pipelines.cli import (
+    access,
+    asking,
+    demo,
+    documents,
+    explaining,
+    generations,
+    operating,
+    reconciling,
+    sources,
+    syncing,
+    tenants,
+)
 from minirag_pipelines.cli.output import err
 from minirag_pipelines.core.errors import InvalidInput, MiniRAGError
 
@@ -27,10 +39,12 @@ app.command()(operating.status)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(sources.app, name="source")
 app.command()(syncing.sync)
+app.command()(reconciling.reconcile)
 app.add_typer(documents.app, name="documents")
 app.add_typer(generations.app, name="generations")
 app.command()(asking.search)
 app.command()(asking.ask)
+app.command()(explaining.explain)
 app.add_typer(access.tokens, name="token")
 app.add_typer(access.bots, name="bot")
 app.command()(demo.demo)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,24 +83,82 @@ class Collection:
             for text_id, distance in zip(found["ids"][0], distances[0], strict=True)
         ]
 
+    def nearest_of_each(self, vectors: Sequence[Vectors], limit: int = 1) -> list[list[Near]]:
+        """For each vector at most `limit` texts, nearest first. A request of many stalls the searches of others."""
+        questions: Any = list(vectors)
+        with _translated(self._address, self.name):
+            found = self._raw.query(query_embeddings=questions, n_results=limit, include=["distances"])
+        return [
+            # An id that is not ours is the hash of no text.
+            [
+                Near(text_hash_of(one) or b"", 1.0 - float(distance))
+                for one, distance in zip(ids, distances, strict=True)
+            ]
+            for ids, distances in zip(found["ids"], found["distances"] or [], strict=True)
+        ]
+
     def vectors(self, text_hashes: Sequence[bytes]) -> dict[bytes, Vectors]:
-        """The vectors of these texts; absent ones are left out."""
+        """The vectors that the collection holds of these texts; absent ones are left out."""
         found: dict[bytes, Vectors] = {}
-        for start in range(0, len(text_hashes), BATCH):
-            ids = [text_hash.hex() for text_hash in text_hashes[start : start + BATCH]]
+        for ids in _batches(text_hashes):
             with _translated(self._address, self.name):
-                page = self._raw.get(ids=ids, include=["embeddings"])
-            embeddings: Any = page["embeddings"]
-            for text_id, vector in zip(page["ids"], embeddings, strict=True):
-                found[bytes.fromhex(text_id)] = np.asarray(vector, np.float32)
+                for text_id, vector in self._embeddings(ids):
+                    found[bytes.fromhex(text_id)] = np.asarray(vector, dtype=np.float32)
         return found
+
+    def _embeddings(self, ids: list[str]) -> Iterator[tuple[str, Any]]:
+        """An id that has lost its place in the search index spoils the request for the others: found by halving."""
+        from chromadb.errors import InternalError
+
+        try:
+            held = self._raw.get(ids=ids, include=["embeddings"])
+        except InternalError as error:
+            if "finding id" not in str(error):
+                raise
+            if len(ids) > 1:
+                yield from self._embeddings(ids[: len(ids) // 2])
+                yield from self._embeddings(ids[len(ids) // 2 :])
+            return
+        embeddings = held["embeddings"]
+        yield from zip(held["ids"], embeddings if embeddings is not None else [], strict=True)
+
+    def passages(self, text_hashes: Sequence[bytes]) -> dict[bytes, tuple[str | None, str | None]]:
+        """Text and heading path, as a portable generation has them here; absent ids are left out."""
+        found: dict[bytes, tuple[str | None, str | None]] = {}
+        for ids in _batches(text_hashes):
+            with _translated(self._address, self.name):
+                held = self._raw.get(ids=ids, include=["documents", "metadatas"])
+            texts, metadatas = held["documents"] or [], held["metadatas"] or []
+            for text_id, text, metadata in zip(held["ids"], texts, metadatas, strict=True):
+                headings = (metadata or {}).get("headings")
+                found[bytes.fromhex(text_id)] = (text, headings if isinstance(headings, str) else None)
+        return found
+
+    def present(self, text_hashes: Sequence[bytes]) -> set[bytes]:
+        """Which of these texts the collection holds."""
+        if not text_hashes:
+            return set()
+        with _translated(self._address, self.name):
+            held = self._raw.get(ids=[text_hash.hex() for text_hash in text_hashes], include=[])
+        return {bytes.fromhex(text_id) for text_id in held["ids"]}
+
+    def ids(self, *, offset: int, limit: int) -> list[str]:
+        """A page of all ids, in the order in which they came; those that are not ours may be of any form.
+
+        The server counts up to the offset each time: 100,000 ids take 2 s at once and 80 s in pages of 1,000.
+        """
+        with _translated(self._address, self.name):
+            return list(self._raw.get(offset=offset, limit=limit, include=[])["ids"])
 
     def delete(self, text_hashes: Sequence[bytes]) -> None:
         """Absent ones are no error."""
-        for start in range(0, len(text_hashes), BATCH):
-            ids = [text_hash.hex() for text_hash in text_hashes[start : start + BATCH]]
+        self.delete_ids([text_hash.hex() for text_hash in text_hashes])
+
+    def delete_ids(self, ids: Sequence[str]) -> None:
+        """Of any form; absent ones are no error."""
+        for start in range(0, len(ids), BATCH):
             with _translated(self._address, self.name):
-                self._raw.delete(ids=ids)
+                self._raw.delete(ids=list(ids[start : start + BATCH]))
 
     def count(self) -> int:
         with _translated(self._address, self.name):
@@ -201,14 +260,28 @@ class VectorStore:
         found = (raw.metadata or {}).get("model")
         if found != generation.model_fingerprint:
             raise CollectionMismatch(
-                generation.collection, f"holds vectors of model {found}, not of {generation.model_fingerprint}."
+                generation.collection,
+                f"holds vectors of model {found}, not of {generation.model_fingerprint}; "
+                "minirag reconcile with --repair makes it again.",
             )
         collection = self._collections[generation.collection] = Collection(raw, self.address)
         return collection
 
 
+def text_hash_of(text_id: str) -> bytes | None:
+    """The text hash that an id is the hex form of; None for an id that is not ours."""
+    return bytes.fromhex(text_id) if re.fullmatch(r"[0-9a-f]{64}", text_id) else None
+
+
+def _batches(text_hashes: Sequence[bytes]) -> Iterator[list[str]]:
+    for start in range(0, len(text_hashes), BATCH):
+        yield [text_hash.hex() for text_hash in text_hashes[start : start + BATCH]]
+
+
 def _missing(collection: str) -> CollectionMismatch:
-    return CollectionMismatch(collection, "is not in Chroma; the next sync of the tenant fills it again.")
+    return CollectionMismatch(
+        collection, "is not in Chroma; the tenant's next sync, or minirag reconcile with --repair, fills it again."
+    )
 
 
 @contextmanager

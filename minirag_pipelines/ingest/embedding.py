@@ -110,7 +110,7 @@ def embed_texts(
     settled = list(vectors)
     for start in range(0, len(settled), BATCH):
         batch = {text_hash: vectors[text_hash] for text_hash in settled[start : start + BATCH]}
-        _index(writer, generation, store.create(generation), batch, passages if generation.portable else None)
+        index(writer, generation, store.create(generation), batch, passages if generation.portable else None)
 
 
 def _wanted(writer: Writer, live: Generation) -> int:
@@ -138,6 +138,7 @@ def _embed(
             model=generation.model_fingerprint,
             text_hashes=list(vectors),
             vectors=[stored_vector(vector) for vector in vectors.values()],
+            run_id=writer.run_id,
         )
         transaction.run(
             SQL["record_usage"],
@@ -170,7 +171,7 @@ def _results(
             yield from _results(embedder, half, texts)
 
 
-def _index(
+def index(
     writer: Writer,
     generation: Generation,
     collection: Collection,

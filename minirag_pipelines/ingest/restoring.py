@@ -28,7 +28,11 @@ def restore_lost(writer: Writer, vectors: VectorStore, generation: Generation) -
         found = -1
     if found >= texts.least:
         if found > texts.most:
-            _log.warning("Chroma holds %s vectors that PostgreSQL does not know.", f"{found - texts.most:,}")
+            _log.warning(
+                "Chroma holds %s vectors that PostgreSQL does not know: minirag reconcile %s --repair deletes them.",
+                f"{found - texts.most:,}",
+                writer.tenant_id,
+            )
         return 0
     _log.warning("Chroma holds %s of %s vectors; all are written anew.", f"{max(found, 0):,}", f"{texts.least:,}")
     return _write_all(writer, vectors, generation)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import time
 
+import psycopg
 import pytest
 
+from minirag_pipelines.core.vector_store import VectorStore
 from tests.cli.command import Command
 from tests.cli.conftest import FERRY
 from tests.fakes import OpenAIServer
@@ -151,3 +153,71 @@ def test_an_unreachable_server_is_said_without_its_password(minirag: Command) ->
     assert "hunter2" not in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     assert "hunter2" not in minirag.run("tenant", "list", "--debug").stderr
+
+
+def test_a_hit_is_explained_and_verified_until_its_source_changes(acme: Command) -> None:
+    acme.json("sync", "acme")
+    hit = acme.json("search", "acme", "When does the night ferry leave?")["hits"][0]
+    for subject in (hit["chunk_id"], hit["document_id"], hit["uri"], "docs/ferry.md"):
+        found = acme.json("explain", "acme", subject)
+        assert (found["tenant"], found["source"]["name"], found["source"]["kind"]) == ("acme", "docs", "files")
+        assert (found["document"]["document_id"], found["document"]["state"]) == (hit["document_id"], "live")
+        assert found["version"]["version_id"] == hit["version_id"]
+        assert [chunk["text"] for chunk in found["chunks"]] == [hit["text"]]
+        assert found["chunks"][0]["embeddings"][0]["state"] == "there"
+        assert found["generations"][0]["number"] == 1
+        run_ids = {
+            found["version"]["run_id"],
+            found["chunker"]["run_id"],
+            found["chunks"][0]["embeddings"][0]["run_id"],
+            found["generations"][0]["run_id"],
+        }
+        assert run_ids == {found["version"]["run_id"]}
+        assert found["verified"] == {
+            "content": "identical", "parse": "identical", "chunks": "identical", "reason": None,
+        }  # fmt: skip
+    shown = acme.run("explain", "acme", "docs/ferry.md")
+    assert shown.returncode == 0
+    assert "22:40" in shown.stdout
+    (acme.folder / "docs" / "ferry.md").write_text(FERRY.replace("22:40", "23:10"))
+    assert acme.json("explain", "acme", hit["chunk_id"], exits=1)["verified"]["content"] == "changed"
+    done = acme.run("explain", "acme", "docs/ferry.md")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "has changed since" in done.stderr
+
+
+def test_what_a_tenant_does_not_have_is_not_explained(acme: Command) -> None:
+    acme.json("sync", "acme")
+    hit = acme.json("search", "acme", "When does the night ferry leave?")["hits"][0]
+    acme.run("tenant", "add", "other", "--embedding-model", "openai/text-embedding-3-small")
+    for tenant, subject in (("other", hit["chunk_id"]), ("other", hit["document_id"]), ("acme", "docs/none.md")):
+        done = acme.run("explain", tenant, subject)
+        assert done.returncode == 1
+        assert done.stderr.startswith("minirag: There is no chunk")
+
+
+def test_drift_is_found_and_mended_without_the_model(acme: Command, provider: OpenAIServer, chroma_url: str) -> None:
+    acme.json("sync", "acme")
+    assert "nothing has drifted" in acme.run("reconcile", "acme").stdout
+    (name,) = [one.name for one in VectorStore(chroma_url)._client.list_collections() if _is_of(acme, one.name)]
+    VectorStore(chroma_url)._client.delete_collection(name)
+    calls = provider.stats()["requests"]
+    found = acme.json("reconcile", "acme", exits=1)
+    assert (found["drifted"], found["mended"], found["found"][0]["lost"], found["found"][0]["missing"]) == (
+        True, None, True, 1,
+    )  # fmt: skip
+    shown = acme.run("reconcile", "acme")
+    assert shown.returncode == 1
+    assert "Chroma has lost the collection." in shown.stdout
+    assert "minirag reconcile acme --repair" in shown.stdout
+    done = acme.json("reconcile", "acme", "--repair")
+    assert (done["drifted"], done["mended"]["written"], done["left"][0]["sentences"]) == (False, 1, [])
+    assert provider.stats()["requests"] == calls
+    assert "22:40" in acme.json("search", "acme", "When does the night ferry leave?")["hits"][0]["text"]
+
+
+def _is_of(command: Command, collection: str) -> bool:
+    """Whether a collection of the shared server is one of the command's tenants'."""
+    with psycopg.connect(command.environment["MINIRAG_DATABASE_URL"]) as admin:
+        found = admin.execute("SELECT 1 FROM minirag.generation WHERE collection = %s", [collection]).fetchone()
+    return found is not None

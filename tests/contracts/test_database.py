@@ -22,6 +22,8 @@ FILES = [
     ("minirag_pipelines.ingest.sql", "embedding.sql"),
     ("minirag_pipelines.ingest.sql", "publishing.sql"),
     ("minirag_pipelines.ingest.sql", "restoring.sql"),
+    ("minirag_pipelines.ingest.sql", "explaining.sql"),
+    ("minirag_pipelines.ingest.sql", "reconciling.sql"),
 ]
 STATEMENTS = [(file, name, body) for package, file in FILES for name, body in statements(package, file).items()]
 # They run before a tenant is known, or on tables that are the connection's own.

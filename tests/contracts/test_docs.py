@@ -42,7 +42,7 @@ def sections(page: Path) -> dict[str, str]:
     parts = re.split(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     found = {}
     for heading, text in zip(parts[1::2], parts[2::2], strict=True):
-        if command := re.fullmatch(r"`(minirag [a-z -]+?)(?: \[?[A-Z]+\]?)*`", heading):
+        if command := re.fullmatch(r"`(minirag [a-z -]+?)(?: \[?[A-Z_]+\]?)*`", heading):
             found[command[1]] = text
     return found
 

@@ -40,8 +40,8 @@ SELECT DISTINCT ON (text_hash) text_hash, headings, text
  ORDER BY text_hash, version_id, ordinal;
 
 -- name: record_vectors
-INSERT INTO embedding (tenant_id, model, text_hash, vector)
-SELECT %(tenant_id)s, %(model)s, made.*
+INSERT INTO embedding (tenant_id, model, text_hash, vector, run_id)
+SELECT %(tenant_id)s, %(model)s, made.*, %(run_id)s
   FROM unnest(%(text_hashes)s::bytea[], %(vectors)s::bytea[]) AS made
 ON CONFLICT (tenant_id, model, text_hash) DO NOTHING;
 
