@@ -18,7 +18,9 @@ from minirag_pipelines.core.vector_store import VectorStore
 from minirag_pipelines.stack.files import locked
 from tests.fakes import OpenAIServer
 from tests.servers import start_test_chroma, start_test_postgres
+from tests.syncs import Starter
 from tests.workbench import Workbench
+from tests.worlds import Worlds
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEMPLATE = "minirag_template"
@@ -152,6 +154,18 @@ def workbench(database: Database, vectors: VectorStore, provider: OpenAIServer, 
     bench.add_tenant()
     yield bench
     bench.drop_collections()
+
+
+@pytest.fixture(scope="session")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts syncs as processes of their own."""
+    with Starter(tmp_path_factory.mktemp("syncs")) as started:
+        yield started
+
+
+@pytest.fixture
+def worlds(workbench: Workbench, starter: Starter, chroma_url: str, tmp_path: Path) -> Worlds:
+    return Worlds(workbench, starter, chroma_url, tmp_path)
 
 
 @pytest.fixture(scope="session")

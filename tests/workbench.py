@@ -58,6 +58,7 @@ class Workbench:
     kept_generations: int = 1
     limits: Limits = LIMITS
     max_bytes: int = 10 * 2**20
+    wait_s: float = 5.0
     tenants: list[str] = field(default_factory=list)
 
     def add_tenant(self, tenant_id: str = "acme", *, chunk_tokens: int = 128, source: str = "docs") -> Tenant:
@@ -80,7 +81,7 @@ class Workbench:
 
     @contextmanager
     def writer(self, tenant_id: str | None = None) -> Iterator[Writer]:
-        with self.database.writer(tenant_id or self.tenant_id, str(uuid.uuid4()), wait_s=5) as writer:
+        with self.database.writer(tenant_id or self.tenant_id, str(uuid.uuid4()), wait_s=self.wait_s) as writer:
             yield writer
 
     def embedder_of(self, whose: Tenant | Generation) -> Embedder:

@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 # Shared: all that works for a run holds it, and it goes with the last of them.
 HOLD_RUN = "SELECT pg_advisory_lock_shared(%s)"
+# Well below the time after which a vector that nothing needs may be deleted.
+LATE_S = 2.0
 Row = Any  # a named tuple: a field a column
 
 
@@ -178,6 +180,7 @@ class Writer:
         self.run_id = run_id
         self._address = address
         self._epoch: int | None = None
+        self._checked_at = 0.0
 
     def lock(self, wait_s: float = 0.0) -> None:
         """Take the run's lock, which says that it lives, and the tenant's. Raises SyncInProgress after `wait_s`."""
@@ -216,6 +219,7 @@ class Writer:
             else:
                 epoch = self._epoch
                 self._check(opened, epoch)
+            self._checked_at = _clock_s()
             yield opened
         self._epoch = epoch
 
@@ -239,6 +243,11 @@ class Writer:
         with self.writing():
             pass
 
+    def check_if_late(self) -> None:
+        """The same, unless the last check was a moment ago: asked before vectors are sent."""
+        if _clock_s() - self._checked_at > LATE_S:
+            self.check()
+
     def _check(self, opened: Transaction, epoch: int) -> None:
         # FOR SHARE: whoever takes over waits until this transaction has ended.
         found = opened.run(
@@ -257,6 +266,11 @@ class Writer:
             yield
         except psycopg.OperationalError as error:
             raise DatabaseUnavailable(self._address, first_line(error)) from error
+
+
+def _clock_s() -> float:
+    """Seconds that go on while the process is stopped and, on Linux, while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def connect(conninfo: str, shown: str) -> psycopg.Connection[Row]:
@@ -326,7 +340,8 @@ def address(url: str) -> str:
 def _app_conninfo(url: str) -> str:
     """The address with what every session starts with: given at start, a RESET comes back to it.
 
-    The keepalives free the locks of a machine that is lost within 30 s.
+    The locks of a machine that is lost are free within 30 s: keepalives see to it when nothing is under way, and the
+    last of these settings when an answer is.
     """
     try:
         given = conninfo_to_dict(plain(url)).get("options")
@@ -335,6 +350,7 @@ def _app_conninfo(url: str) -> str:
     options = (
         f"{given or ''} -c role={APP} -c search_path=minirag -c timezone=UTC"
         " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+        " -c tcp_user_timeout=25000"
     )
     return make_conninfo(plain(url), options=options.strip(), application_name="minirag")
 

@@ -29,7 +29,11 @@ Driver errors stop in the module that owns the driver, `raise … from error`. N
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from minirag_pipelines.core.providers.models import Embedded
 
 
 class MiniRAGError(Exception):
@@ -178,11 +182,22 @@ class ProviderRefused(MiniRAGError):
 
 
 class ContentRefused(ProviderRefused):
-    """What was sent is refused, whoever sends it; `text_index` says which of the texts, where that is known."""
+    """What was sent is refused, whoever sends it; `text_index` says which of the texts, where that is known.
 
-    def __init__(self, model: str, reason: str, *, text_index: int | None = None) -> None:
+    `parts` is then what became of all texts that were asked for with it, in order: (start, end, result or refusal).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        reason: str,
+        *,
+        text_index: int | None = None,
+        parts: Sequence[tuple[int, int, Embedded | ContentRefused]] = (),
+    ) -> None:
         super().__init__(model, reason)
         self.text_index = text_index
+        self.parts = parts
 
 
 class ProviderUnavailable(MiniRAGError):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,9 @@ BATCH = 200
 # The default threshold of 1000 leaves small collections to a brute-force buffer: 30 ms a query. And at the default
 # ef_search of 100 a text unlike all others is often missed beside a thousand that are much alike: 13 of 120, now 2.
 _HNSW: Any = {"space": "cosine", "sync_threshold": 50, "batch_size": 50, "ef_search": 400}
+# Chroma answers a batch in milliseconds. Well below MINIRAG_RETIRE_AFTER_S: a write that nobody waits for any more has
+# ended before what it wrote may be deleted.
+TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +49,44 @@ class Near:
     similarity: float
 
 
-class Collection:
-    """The vectors of one generation."""
+class Fence(threading.local):
+    """Asks for the right to write at the last moment: when a request is made up, and about to be sent."""
 
-    def __init__(self, raw: ChromaCollection, address: str) -> None:
+    def __init__(self) -> None:
+        self._check: Callable[[], None] | None = None
+
+    @contextmanager
+    def behind(self, check: Callable[[], None] | None) -> Iterator[None]:
+        self._check = check
+        try:
+            yield
+        finally:
+            self._check = None
+
+    def __call__(self, _request: object) -> None:
+        if self._check is not None:
+            self._check()
+
+
+class Collection:
+    """The vectors of one generation. What `check` raises keeps a write from being sent."""
+
+    def __init__(self, raw: ChromaCollection, address: str, fence: Fence) -> None:
         self._raw = raw
         self._address = address
+        self._fence = fence
 
     @property
     def name(self) -> str:
         return self._raw.name
 
-    def upsert(self, vectors: Mapping[bytes, Any], passages: Mapping[bytes, tuple[str, str]] | None = None) -> None:
+    def upsert(
+        self,
+        vectors: Mapping[bytes, Any],
+        passages: Mapping[bytes, tuple[str, str]] | None = None,
+        *,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         """Write at most BATCH vectors by text hash; `passages` is each one's text and heading path, when portable."""
         hashes = list(vectors)
         portable: dict[str, Any] = {}
@@ -65,7 +95,7 @@ class Collection:
                 "documents": [passages[text_hash][0] for text_hash in hashes],
                 "metadatas": [{"headings": passages[text_hash][1]} for text_hash in hashes],
             }
-        with _translated(self._address, self.name):
+        with _translated(self._address, self.name), self._fence.behind(check):
             self._raw.upsert(
                 ids=[text_hash.hex() for text_hash in hashes],
                 embeddings=np.stack([vectors[text_hash] for text_hash in hashes]),
@@ -150,14 +180,14 @@ class Collection:
         with _translated(self._address, self.name):
             return list(self._raw.get(offset=offset, limit=limit, include=[])["ids"])
 
-    def delete(self, text_hashes: Sequence[bytes]) -> None:
+    def delete(self, text_hashes: Sequence[bytes], *, check: Callable[[], None] | None = None) -> None:
         """Absent ones are no error."""
-        self.delete_ids([text_hash.hex() for text_hash in text_hashes])
+        self.delete_ids([text_hash.hex() for text_hash in text_hashes], check=check)
 
-    def delete_ids(self, ids: Sequence[str]) -> None:
+    def delete_ids(self, ids: Sequence[str], *, check: Callable[[], None] | None = None) -> None:
         """Of any form; absent ones are no error."""
         for start in range(0, len(ids), BATCH):
-            with _translated(self._address, self.name):
+            with _translated(self._address, self.name), self._fence.behind(check):
                 self._raw.delete(ids=list(ids[start : start + BATCH]))
 
     def count(self) -> int:
@@ -166,31 +196,52 @@ class Collection:
 
 
 class VectorStore:
-    """A Chroma server. Connects at first use."""
+    """A Chroma server. Connects at first use, and waits at most `timeout_s` for each answer."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidInput("MINIRAG_CHROMA_URL", "is not an address like http://host:8000.")
-        self.address = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 8000)}"
+        self._port = parts.port or (443 if parts.scheme == "https" else 8000)
+        self.address = f"{parts.hostname}:{self._port}"
         self._parts = parts
         self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._fence = Fence()
         self._collections: dict[str, Collection] = {}
 
     @cached_property
     def _client(self) -> ClientAPI:
         os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
-        import chromadb
+        from chromadb.api.client import Client
+        from chromadb.api.fastapi import FastAPI
+        from chromadb.auth import UserIdentity
         from chromadb.config import Settings as ChromaSettings
 
-        host, ssl = self._parts.hostname or "", self._parts.scheme == "https"
+        timeout_s, fence = self._timeout_s, self._fence
+
+        class TimedClient(Client):
+            """chromadb's client waits for ever, and there is no setting for it. This is its first request."""
+
+            def get_user_identity(self) -> UserIdentity:
+                if not isinstance(self._server, FastAPI):
+                    raise TypeError(self._server)
+                self._server._session.timeout = timeout_s
+                self._server._session.event_hooks = {"request": [fence]}
+                return self._server.get_user_identity()
+
+            def _validate_tenant_database(self, tenant: str, database: str) -> None:
+                """The default ones always exist, and chromadb asks for them through a second client without limit."""
+
+        settings = ChromaSettings(
+            anonymized_telemetry=False,
+            chroma_api_impl="chromadb.api.fastapi.FastAPI",
+            chroma_server_host=self._parts.hostname or "",
+            chroma_server_http_port=self._port,
+            chroma_server_ssl_enabled=self._parts.scheme == "https",
+        )
         with _translated(self.address, None):
-            return chromadb.HttpClient(
-                host=host,
-                port=self._parts.port or (443 if ssl else 8000),
-                ssl=ssl,
-                settings=ChromaSettings(anonymized_telemetry=False),
-            )
+            return TimedClient(settings=settings)
 
     def create(self, generation: Generation) -> Collection:
         """The generation's collection, made if it is not there. Raises CollectionMismatch for one of another model."""
@@ -226,7 +277,7 @@ class VectorStore:
 
     def _ask(self, path: str, collection: str) -> Any:
         try:
-            with urlopen(f"{self._url}{path}", timeout=30) as reply:  # noqa: S310 - the constructor checked the scheme
+            with urlopen(f"{self._url}{path}", timeout=self._timeout_s) as reply:  # noqa: S310 - the constructor checked the scheme
                 return json.load(reply)
         except HTTPError as error:
             error.close()
@@ -264,7 +315,7 @@ class VectorStore:
                 f"holds vectors of model {found}, not of {generation.model_fingerprint}; "
                 "minirag reconcile with --repair makes it again.",
             )
-        collection = self._collections[generation.collection] = Collection(raw, self.address)
+        collection = self._collections[generation.collection] = Collection(raw, self.address, self._fence)
         return collection
 
 
@@ -297,10 +348,13 @@ def _translated(address: str, collection: str | None) -> Iterator[None]:
         if error.code() >= 500 or error.code() == 429:
             raise VectorStoreUnavailable(address, str(error).splitlines()[0][:300]) from error
         raise
+    except httpx.TimeoutException as error:
+        raise VectorStoreUnavailable(address, "it does not answer in time.") from error
     except httpx.HTTPError as error:
         raise VectorStoreUnavailable(address, f"{type(error).__name__}: {error}") from error
-    except ValueError as error:
-        # chromadb's client says so when nothing answers at its construction.
-        if "Could not connect" in str(error):
-            raise VectorStoreUnavailable(address, "nothing answers there.") from error
+    except Exception as error:
+        # How chromadb's client says that something other than Chroma has answered, such as a proxy.
+        if type(error) is Exception and isinstance(error.__context__, httpx.HTTPStatusError):
+            status = error.__context__.response.status_code
+            raise VectorStoreUnavailable(address, f"it answered {status}.") from error
         raise

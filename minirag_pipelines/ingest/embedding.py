@@ -160,15 +160,20 @@ def _embed(
 def _results(
     embedder: Embedder, hashes: list[bytes], texts: Mapping[bytes, str]
 ) -> Iterator[tuple[list[bytes], Embedded | ContentRefused]]:
-    """Vectors of the texts; a text that spoils the request for the others is found by halving."""
+    """Vectors of the texts; a text that spoils the request for the others is found by halving.
+
+    An embedder that has found it itself says what became of the others: they are not asked for again.
+    """
     try:
         yield hashes, embedder.embed([texts[text_hash] for text_hash in hashes])
     except ContentRefused as refusal:
-        if len(hashes) == 1:
+        if refusal.parts:
+            yield from ((hashes[start:end], result) for start, end, result in refusal.parts)
+        elif len(hashes) == 1:
             yield hashes, refusal
-            return
-        for half in (hashes[: len(hashes) // 2], hashes[len(hashes) // 2 :]):
-            yield from _results(embedder, half, texts)
+        else:
+            for half in (hashes[: len(hashes) // 2], hashes[len(hashes) // 2 :]):
+                yield from _results(embedder, half, texts)
 
 
 def index(
@@ -184,7 +189,7 @@ def index(
         sent = transaction.run(SQL["record_sending"], generation=generation.number, text_hashes=hashes)
         revived = sum(row.was_leaving for row in sent)
         _count(transaction, generation, -revived)
-    collection.upsert(vectors, passages)
+    collection.upsert(vectors, passages, check=writer.check_if_late)
     with writer.writing() as transaction:
         there = transaction.run(SQL["record_there"], generation=generation.number, text_hashes=hashes).rowcount
         _count(transaction, generation, there)

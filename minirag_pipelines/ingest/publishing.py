@@ -255,9 +255,8 @@ def _retire_texts(writer: Writer, vectors: VectorStore, generation: Generation, 
         if not due:
             return retired
         hashes = [row.text_hash for row in due]
-        writer.check()
         with suppress(CollectionMismatch):  # a collection that is lost holds none of them
-            vectors.collection(generation).delete(hashes)
+            vectors.collection(generation).delete(hashes, check=writer.check)
         with writer.writing() as transaction:
             gone = transaction.run(SQL["forget_texts"], generation=generation.number, text_hashes=hashes).rowcount
             transaction.run(SQL["count_in"], generation=generation.number, documents=0, chunks=0, texts=-gone)

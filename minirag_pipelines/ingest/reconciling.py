@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,17 @@ from minirag_pipelines.core.errors import CollectionMismatch
 from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.providers.models import Vectors, stored_vector, vector_of
 from minirag_pipelines.core.records import Generation, embedded_text, heading_path, text_hash
-from minirag_pipelines.core.vector_store import BATCH, Collection, VectorStore, text_hash_of
+from minirag_pipelines.core.vector_store import BATCH, Collection, VectorStore
 from minirag_pipelines.ingest.embedding import SQL as EMBEDDING
 from minirag_pipelines.ingest.embedding import index
 from minirag_pipelines.ingest.progress import Progress
 from minirag_pipelines.ingest.publishing import SQL as PUBLISHING
+from minirag_pipelines.ingest.restoring import foreign_ids
 
 SQL = statements("minirag_pipelines.ingest.sql", "reconciling.sql")
 # How many vectors of each generation are compared where not all are.
 SAMPLE = 1000
 _PAGE = 1000
-# Paging through ids costs the server their number each time, so these pages are long: 64 characters an id.
-_ID_PAGE = 20_000
 # Searches of others wait for a request of many questions.
 _QUESTIONS = 50
 # Unit vectors that went through Chroma differ by the rounding of 32-bit floats.
@@ -311,32 +309,6 @@ class _Comparison:
             after = getattr(rows[-1], key)
 
 
-def foreign_ids(
-    collection: Collection, known: Callable[[Sequence[bytes]], set[bytes]], surplus: int
-) -> Iterator[list[str]]:
-    """Ids in the collection that `known(text_hashes)` does not name, `surplus` in all as far as was counted.
-
-    From the last ones backwards, so that deleting those found moves none that are still to come; they are likely
-    among the last. Each is seen in Chroma before it is looked up, and once more after.
-    """
-    total = collection.count()
-    for page in count(1):
-        offset = max(total - page * _ID_PAGE, 0)
-        ids = collection.ids(offset=offset, limit=min(_ID_PAGE, total - (page - 1) * _ID_PAGE))
-        hashes = {text_id: text_hash_of(text_id) for text_id in ids}
-        named = known([one for one in hashes.values() if one])
-        unknown = [text_id for text_id, one in hashes.items() if one is None or one not in named]
-        # A sync may have deleted it since, first here and then there, or have announced and then written it.
-        ours = [one for text_id in unknown if (one := hashes[text_id])]
-        still = collection.present(ours) - known(ours) if ours else set()
-        foreign = [text_id for text_id in unknown if (one := hashes[text_id]) is None or one in still]
-        if foreign:
-            yield foreign
-        surplus -= len(foreign)
-        if surplus <= 0 or offset == 0:
-            return
-
-
 def same_vector(held: Vectors, stored: Vectors) -> bool:
     """Whether two vectors point the same way but for rounding: Chroma may have brought one to unit length."""
     if held.shape != stored.shape or not np.isfinite(held).all():
@@ -526,9 +498,7 @@ class _Repair:
                 return {row.text_hash for row in rows}
 
         for ids in foreign_ids(collection, known, self._drift.foreign):
-            for start in range(0, len(ids), BATCH):
-                self._writer.check()
-                collection.delete_ids(ids[start : start + BATCH])
+            collection.delete_ids(ids, check=self._writer.check)
             self._mended.deleted += len(ids)
 
     def _set_counters(self) -> None:

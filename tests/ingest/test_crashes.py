@@ -24,17 +24,17 @@ class DyingCollection(Collection):
         self._collection = collection
         self._moment = moment
 
-    def upsert(self, vectors: Mapping[bytes, Any], passages: Mapping[bytes, tuple[str, str]] | None = None) -> None:
+    def upsert(self, vectors: Mapping[bytes, Any], *args: Any, **options: Any) -> None:
         if self._moment == "before upsert":
             raise Died
-        self._collection.upsert(vectors, passages)
+        self._collection.upsert(vectors, *args, **options)
         if self._moment == "after upsert":
             raise Died
 
-    def delete(self, text_hashes: Sequence[bytes]) -> None:
+    def delete(self, text_hashes: Sequence[bytes], **options: Any) -> None:
         if self._moment == "before delete":
             raise Died
-        self._collection.delete(text_hashes)
+        self._collection.delete(text_hashes, **options)
         if self._moment == "after delete":
             raise Died
 

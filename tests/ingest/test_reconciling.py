@@ -101,7 +101,7 @@ def test_foreign_ids_are_found_and_deleted(synced: Workbench) -> None:
 def test_foreign_ids_are_found_wherever_they_lie_among_many_pages(
     synced: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minirag_pipelines.ingest.reconciling._ID_PAGE", 5)
+    monkeypatch.setattr("minirag_pipelines.ingest.restoring._ID_PAGE", 5)
     monkeypatch.setattr("minirag_pipelines.ingest.reconciling._PAGE", 5)
     known = raw(synced).get(include=["embeddings"])
     raw(synced).delete(ids=known["ids"])

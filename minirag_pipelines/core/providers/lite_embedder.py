@@ -30,6 +30,9 @@ PROBE = "What is this about?"
 # Who sends vectors as base64 when asked: 1,536 numbers a text written out cost the client 5 ms, packed 0.2 ms.
 PACKS = re.compile(r"openai/|hosted_vllm/|text-embedding-(3|ada)")
 
+# What became of texts[start:end].
+Part = tuple[int, int, Embedded | ContentRefused]
+
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
@@ -121,19 +124,23 @@ class LiteEmbedder:
     def embed(self, texts: Sequence[str], purpose: Purpose = "document") -> Embedded:
         """Embed texts in order, several requests at once.
 
-        Raises ContentRefused, with the text's index, when the provider takes the others but not this one.
+        Raises ContentRefused, with the text's index and what was made of the others, when the provider takes the others
+        but not this one.
         """
         if not texts:
             return Embedded(np.empty((0, self.dimension), np.float32), Usage())
         ends = self._batch_ends(texts)
         spans = list(zip([0, *ends[:-1]], ends, strict=True))
-        parts = []
+        parts: list[Part] = []
         if len(spans) == 1 or not self._reached:
             # The first request goes alone: a wrong key is said once, and LiteLLM opens one client instead of four.
-            parts.append(self._embed_span(texts, *spans.pop(0), purpose))
+            parts += self._embed_span(texts, *spans.pop(0), purpose)
         if spans:
             with ThreadPoolExecutor(min(AT_ONCE, len(spans)), thread_name_prefix="embed") as pool:
                 parts += _results([pool.submit(self._embed_span, texts, *span, purpose) for span in spans])
+        refused = next((result for *_, result in parts if isinstance(result, ContentRefused)), None)
+        if refused is not None:
+            raise ContentRefused(self.model, refused.reason, text_index=refused.text_index, parts=parts)
         return _joined(parts)
 
     def _batch_ends(self, texts: Sequence[str]) -> list[int]:
@@ -150,27 +157,28 @@ class LiteEmbedder:
             tokens += more
         return [*ends, len(texts)]
 
-    def _embed_span(self, texts: Sequence[str], start: int, end: int, purpose: Purpose) -> Embedded:
+    def _embed_span(self, texts: Sequence[str], start: int, end: int, purpose: Purpose) -> list[Part]:
         """Embed texts[start:end] in one request, or, where that is refused, in halves."""
         try:
-            return self._request(texts[start:end], purpose)
+            return [(start, end, self._request(texts[start:end], purpose))]
         except ContentRefused as error:
             refusal = error
         if end - start == 1:
-            raise self._refusal_of(start, refusal, purpose)
+            return [(start, end, self._refusal_of(start, refusal, purpose))]
         middle = (start + end) // 2
-        halves = [self._embed_span(texts, start, middle, purpose), self._embed_span(texts, middle, end, purpose)]
-        # Both were taken, so no text was to blame but their number.
-        self._most_texts = min(self._most_texts, end - middle)
-        logger.info("%s takes no %d texts at once; now %d.", self.model, end - start, self._most_texts)
-        return _joined(halves)
+        halves = [*self._embed_span(texts, start, middle, purpose), *self._embed_span(texts, middle, end, purpose)]
+        if not any(isinstance(result, ContentRefused) for *_, result in halves):
+            # All were taken, so no text was to blame but their number.
+            self._most_texts = min(self._most_texts, end - middle)
+            logger.info("%s takes no %d texts at once; now %d.", self.model, end - start, self._most_texts)
+        return halves
 
-    def _refusal_of(self, index: int, refusal: ContentRefused, purpose: Purpose) -> ProviderRefused:
-        """The refusal of one text, told apart from that of every text: a wrong model name or setting is a 400 too."""
+    def _refusal_of(self, index: int, refusal: ContentRefused, purpose: Purpose) -> ContentRefused:
+        """The refusal of one text. Raises ProviderRefused for that of every text: a wrong setting is a 400 too."""
         try:
             self._request([PROBE], purpose)
         except ContentRefused:
-            return ProviderRefused(self.model, refusal.reason)
+            raise ProviderRefused(self.model, refusal.reason) from None
         return ContentRefused(self.model, refusal.reason, text_index=index)
 
     def _request(self, texts: Sequence[str], purpose: Purpose) -> Embedded:
@@ -243,14 +251,15 @@ def _counted(tokens: int) -> Any:
     return LiteUsage(prompt_tokens=tokens, completion_tokens=0, total_tokens=tokens)
 
 
-def _results(requests: list[Future[Embedded]]) -> list[Embedded]:
+def _results(requests: list[Future[list[Part]]]) -> list[Part]:
     """The results in order. At the first failure, requests that have not begun are given up."""
     try:
-        return [request.result() for request in requests]
+        return [part for request in requests for part in request.result()]
     finally:
         for request in requests:
             request.cancel()
 
 
-def _joined(parts: list[Embedded]) -> Embedded:
-    return Embedded(np.concatenate([part.vectors for part in parts]), sum((part.usage for part in parts), Usage()))
+def _joined(parts: list[Part]) -> Embedded:
+    taken = [result for *_, result in parts if isinstance(result, Embedded)]
+    return Embedded(np.concatenate([part.vectors for part in taken]), sum((part.usage for part in taken), Usage()))

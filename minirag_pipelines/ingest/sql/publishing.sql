@@ -59,20 +59,29 @@ UPDATE generation
  WHERE tenant_id = %(tenant_id)s AND number = %(generation)s;
 
 -- name: displace
--- Texts of versions that were displaced here, and that nothing published or pending in this generation needs. The time
--- is not the transaction's start: searches go on meanwhile that may need them.
+-- Texts of versions that were displaced here, and that nothing published or pending in this generation needs. One that is
+-- being built also needs what is published in the live one. The time is not the transaction's start: searches go on
+-- meanwhile that may need them.
 WITH gone AS (
     SELECT DISTINCT c.text_hash
       FROM chunk c
      WHERE c.tenant_id = %(tenant_id)s AND c.version_id = ANY(%(version_ids)s) AND c.chunker = %(chunker)s
+), needing AS (
+    SELECT g.number
+      FROM generation g
+     WHERE g.tenant_id = %(tenant_id)s
+       AND (g.number = %(generation)s
+            OR g.state = 'live' AND EXISTS (SELECT 1 FROM generation b
+                                             WHERE b.tenant_id = %(tenant_id)s AND b.number = %(generation)s
+                                               AND b.state = 'building'))
 ), unneeded AS (
     SELECT i.text_hash, i.state
       FROM gone
       JOIN indexed i ON i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s AND i.text_hash = gone.text_hash
      WHERE i.state <> 'leaving'
        AND NOT EXISTS (SELECT 1 FROM chunk c
-                         JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(generation)s
-                                         AND p.version_id = c.version_id
+                         JOIN published p ON p.tenant_id = %(tenant_id)s AND p.version_id = c.version_id
+                                         AND p.generation IN (SELECT number FROM needing)
                         WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = gone.text_hash
                           AND c.chunker = %(chunker)s)
        AND NOT EXISTS (SELECT 1 FROM chunk c

@@ -1,11 +1,28 @@
 -- name: expected
--- How many vectors Chroma must hold at least, and may hold at most.
-SELECT g.texts - count(i.text_hash) FILTER (WHERE i.state = 'leaving') AS least,
-       g.texts + count(i.text_hash) FILTER (WHERE i.state = 'sending') AS most
+-- How many vectors Chroma must hold, and how many more it may hold because they are on their way in or out.
+SELECT g.texts - count(i.text_hash) FILTER (WHERE i.state = 'leaving') AS there,
+       count(i.text_hash) FILTER (WHERE i.state = 'leaving') AS leaving,
+       count(i.text_hash) FILTER (WHERE i.state = 'sending') AS sending
   FROM generation g
   LEFT JOIN indexed i ON i.tenant_id = %(tenant_id)s AND i.generation = g.number AND i.state <> 'there'
  WHERE g.tenant_id = %(tenant_id)s AND g.number = %(generation)s
  GROUP BY g.texts;
+
+-- name: in_doubt
+SELECT text_hash
+  FROM indexed
+ WHERE tenant_id = %(tenant_id)s
+   AND generation = %(generation)s
+   AND state <> 'there'
+   AND text_hash > %(after)s
+ ORDER BY text_hash
+ LIMIT %(most)s;
+
+-- name: known_texts
+SELECT text_hash
+  FROM indexed
+ WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s AND text_hash = ANY(%(text_hashes)s)
+ ORDER BY text_hash;
 
 -- name: present_vectors
 SELECT i.text_hash, e.vector, c.headings, c.text
