@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,8 @@ from minirag_pipelines.ingest.cutting import cut_pending
 from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
 from minirag_pipelines.ingest.finishing import finish
 from minirag_pipelines.ingest.generating import live_generation
-from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.listing import list_sources
-from minirag_pipelines.ingest.parser_pool import ParserPool
+from minirag_pipelines.ingest.parser_pool import Parsing
 from minirag_pipelines.ingest.reading import read_pending
 from minirag_pipelines.stack.embedded import available
 
@@ -69,18 +67,7 @@ class Stages:
         list_sources(writer, self.sources, max_bytes=self.settings.max_document_mib * 2**20)
 
     def _read(self, writer: Writer) -> None:
-        languages = self.settings.languages.split(",")
-        pool = partial(
-            ParserPool,
-            workers=self.settings.parse_workers,
-            timeout_s=self.settings.parse_timeout_s,
-            memory_mib=self.settings.parse_memory_mib,
-            languages=languages,
-            limits=Limits.of(self.settings),
-        )
-        most = self.settings.max_document_mib * 2**20
-        limits = Limits.of(self.settings)
-        read_pending(writer, self.sources, pool, languages=languages, limits=limits, max_bytes=most)
+        read_pending(writer, self.sources, Parsing.of(self.settings))
 
     def _cut(self, writer: Writer) -> None:
         live = live_generation(writer, self.tenant, self.vectors, _embedder_of)

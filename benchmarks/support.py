@@ -43,6 +43,9 @@ class Remembering:
         self._known |= dict(zip(new, self._embedder.embed(new, "query").vectors, strict=True))
         return Embedded(np.stack([self._known[text] for text in texts]), Usage())
 
+    def estimate(self, texts: Sequence[str]) -> Usage:
+        return self._embedder.estimate(texts)
+
 
 @dataclass(frozen=True)
 class Posed:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
@@ -47,6 +47,10 @@ COMMON_WORDS = frozenset(
         "where which who why will with you your"
     )
 )
+
+
+def count_words(text: str) -> int:
+    return len(TOKEN.findall(text))
 
 
 class WordVectors:
@@ -90,7 +94,8 @@ class OpenAIServer:
 
     `texts` are the texts embedded, in the order they came; `chats` the bodies of chat requests, `authorizations`
     the Authorization headers. `max_texts` refuses larger requests for embeddings with 400, `refused_word` any that
-    contains the word, a model in `refused_models` is refused as a wrong key would be, and `delay_s` makes every reply wait. `base64` says what becomes of a wish for that encoding.
+    contains the word, a model in `refused_models` is refused as a wrong key would be, and `delay_s` makes every reply
+    wait. `count_tokens` counts what is embedded; `base64` says what becomes of a wish for that encoding.
     """
 
     def __init__(self, dimension: int = 64, *, port: int = 0, keep_texts: bool = True) -> None:
@@ -115,6 +120,7 @@ class OpenAIServer:
             self.refused_word: str | None = None
             self.refused_models: set[str] = set()
             self.delay_s = 0.0
+            self.count_tokens: Callable[[str], int] = count_words
             self.base64: Literal["taken", "ignored", "refused"] = "taken"
             self._faults: deque[Fault] = deque()
             self._replies: deque[str] = deque()
@@ -203,7 +209,7 @@ class OpenAIServer:
 
     def embeddings(self, body: dict[str, Any], fault: Fault | None) -> dict[str, Any]:
         texts: list[str] = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        tokens = sum(len(TOKEN.findall(text)) for text in texts)
+        tokens = sum(self.count_tokens(text) for text in texts)
         vectors = [self._words.embed(text) for text in texts]
         with self._lock:
             self.tokens += tokens

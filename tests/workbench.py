@@ -26,7 +26,7 @@ from minirag_pipelines.ingest.finishing import Finished, finish
 from minirag_pipelines.ingest.generating import live_generation
 from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.listing import ListingTally, list_sources
-from minirag_pipelines.ingest.parser_pool import ParserPool
+from minirag_pipelines.ingest.parser_pool import ParserPool, Parsing
 from minirag_pipelines.ingest.reading import ReadingTally, read_pending
 from minirag_serving import SearchResult
 from minirag_serving.retrieval import search
@@ -89,6 +89,11 @@ class Workbench:
         return embedder(whose.embedding_model, dimension=dimension)
 
     @property
+    def parsing(self) -> Parsing:
+        pool = partial(ParserPool, workers=1, timeout_s=60, memory_mib=2048, languages=["eng"], limits=self.limits)
+        return Parsing(("eng",), self.limits, self.max_bytes, pool)
+
+    @property
     def settings(self) -> Settings:
         return Settings(
             retire_after_s=self.retire_after_s,
@@ -104,8 +109,7 @@ class Workbench:
     def read(self, writer: Writer) -> ReadingTally:
         with self.database.transaction(writer.tenant_id) as transaction:
             sources = Catalog(transaction).sources()
-        pool = partial(ParserPool, workers=1, timeout_s=60, memory_mib=2048, languages=["eng"], limits=self.limits)
-        return read_pending(writer, sources, pool, languages=["eng"], limits=self.limits, max_bytes=self.max_bytes)
+        return read_pending(writer, sources, self.parsing)
 
     def change_tenant(self, *, model: str | None = None, chunk_tokens: int | None = None) -> None:
         chunker = None if chunk_tokens is None else ChunkerSettings(chunk_tokens)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,26 +33,13 @@ def explain(
 ) -> None:
     """Where a chunk or a document comes from; read, parsed and cut again to see whether it still comes out so."""
     from minirag_pipelines.ingest import explaining
-    from minirag_pipelines.ingest.limits import Limits
-    from minirag_pipelines.ingest.parser_pool import ParserPool
+    from minirag_pipelines.ingest.parser_pool import Parsing
 
     with session() as opened:
         opened.tenant(tenant)
         lineage = explaining.explain(opened.database, tenant, subject)
-        chosen = opened.settings
-        languages = [language.strip() for language in chosen.languages.split(",")]
-        pool = partial(
-            ParserPool,
-            workers=1,
-            timeout_s=chosen.parse_timeout_s,
-            memory_mib=chosen.parse_memory_mib,
-            languages=languages,
-            limits=Limits.of(chosen),
-        )
         with progress("Reading and parsing the document again"):
-            verified = explaining.verify(
-                opened.database, lineage, pool, languages=languages, max_bytes=chosen.max_document_mib * 2**20
-            )
+            verified = explaining.verify(opened.database, lineage, Parsing.of(opened.settings, workers=1))
     if as_json:
         print_json(lineage.to_json() | {"verified": asdict(verified)})
     else:

@@ -18,6 +18,7 @@ from minirag_pipelines.cli import (
     explaining,
     generations,
     operating,
+    planning,
     reconciling,
     sources,
     syncing,
@@ -39,6 +40,7 @@ app.command()(operating.status)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(sources.app, name="source")
 app.command()(syncing.sync)
+app.command()(planning.plan)
 app.command()(reconciling.reconcile)
 app.add_typer(documents.app, name="documents")
 app.add_typer(generations.app, name="generations")

@@ -27,6 +27,7 @@ from psycopg.rows import RowMaker, namedtuple_row
 from minirag_pipelines.core.errors import (
     DatabaseUnavailable,
     InvalidInput,
+    RehearsalInterrupted,
     SchemaOutdated,
     SyncInProgress,
     WriterSuperseded,
@@ -40,6 +41,8 @@ _log = logging.getLogger(__name__)
 HOLD_RUN = "SELECT pg_advisory_lock_shared(%s)"
 # Well below the time after which a vector that nothing needs may be deleted.
 LATE_S = 2.0
+_KEPT_WAITING = b"SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)) LIMIT 1"
+_LOOK_S = 0.5
 Row = Any  # a named tuple: a field a column
 
 
@@ -223,6 +226,16 @@ class Writer:
             yield opened
         self._epoch = epoch
 
+    @contextmanager
+    def rehearsing(self) -> Iterator[Writer]:
+        """A writer whose transactions are parts of one that is undone at the end: what it writes, nobody else sees.
+
+        Rows that it has written are locked meanwhile. It looks twice a second, between its statements, whether somebody
+        waits for them, and then raises RehearsalInterrupted.
+        """
+        with self._translated(), self.connection.transaction(force_rollback=True):
+            yield _Rehearsal(self.connection, self.tenant_id, self.run_id, self._address)
+
     def pages(
         self, statement: bytes, key: str, *, most: int, after: object = uuid.UUID(int=0), **parameters: object
     ) -> Iterator[list[Row]]:
@@ -271,6 +284,23 @@ class Writer:
 def _clock_s() -> float:
     """Seconds that go on while the process is stopped and, on Linux, while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class _Rehearsal(Writer):
+    """A writer within `rehearsing`: each transaction is a savepoint."""
+
+    _looked_at = 0.0
+
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_S:
+            self._looked_at = now
+            with self._translated():
+                if self.connection.execute(_KEPT_WAITING).fetchone():
+                    raise RehearsalInterrupted(self.tenant_id)
+        with super().reading() as opened:
+            yield opened
 
 
 def connect(conninfo: str, shown: str) -> psycopg.Connection[Row]:

@@ -8,6 +8,7 @@
     ├── NotAllowed              the credential is valid, and not for this
     ├── SyncInProgress          another process is writing this tenant's index
     ├── WriterSuperseded        another process took over this tenant while we were away
+    ├── RehearsalInterrupted    somebody waited for what a rehearsal held, so it was given up; begin anew
     ├── SourceUnreadable        a source could not be listed, so nothing of it was changed
     ├── DocumentUnreadable      one document can't be read or parsed; `permanent` until it changes
     ├── SchemaOutdated          the database is not at this version's schema
@@ -87,6 +88,12 @@ class SyncInProgress(MiniRAGError):
 class WriterSuperseded(MiniRAGError):
     def __init__(self, tenant_id: str) -> None:
         super().__init__(f"Another process has taken over writing tenant {tenant_id!r}; this one stopped.")
+        self.tenant_id = tenant_id
+
+
+class RehearsalInterrupted(MiniRAGError):
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(f"The rehearsal of a sync of tenant {tenant_id!r} gave way to a change.")
         self.tenant_id = tenant_id
 
 

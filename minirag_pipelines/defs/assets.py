@@ -5,7 +5,6 @@ Each names the work, has it done in `ingest`, and reports counts: never content.
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -72,31 +71,13 @@ def sources(context: dg.AssetExecutionContext, config: SourcesConfig, stores: St
 @dg.asset(partitions_def=tenants, deps=[sources], group_name="index", kinds={"python"}, owners=OWNERS, code_version="1")
 def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult[None]:
     """What is new or changed, read and parsed; what could not be is quarantined with its reason."""
-    from minirag_pipelines.ingest.limits import Limits
-    from minirag_pipelines.ingest.parser_pool import ParserPool
+    from minirag_pipelines.ingest.parser_pool import Parsing
     from minirag_pipelines.ingest.reading import read_pending
 
-    chosen = stores.settings
-    languages = [language.strip() for language in chosen.languages.split(",")]
-    limits = Limits.of(chosen)
-    pool = partial(
-        ParserPool,
-        workers=chosen.parse_workers,
-        timeout_s=chosen.parse_timeout_s,
-        memory_mib=chosen.parse_memory_mib,
-        languages=languages,
-        limits=limits,
-    )
     with as_dagster_failure():
         _, listed = stores.tenant(context.partition_key)
-        tally = read_pending(
-            stores.writer(context.partition_key, context.run.run_id),
-            listed,
-            pool,
-            languages=languages,
-            limits=limits,
-            max_bytes=chosen.max_document_mib * 2**20,
-        )
+        writer = stores.writer(context.partition_key, context.run.run_id)
+        tally = read_pending(writer, listed, Parsing.of(stores.settings))
     quarantined = sum(tally.quarantined.values())
     if quarantined:
         context.log.warning(f"{quarantined} documents are quarantined: {_counted(tally.quarantined)}")

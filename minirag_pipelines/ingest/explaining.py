@@ -9,8 +9,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +31,7 @@ from minirag_pipelines.ingest.chunking import chunk, chunker_fingerprint
 from minirag_pipelines.ingest.connectors.files import file_path, file_uri
 from minirag_pipelines.ingest.connectors.kinds import connect
 from minirag_pipelines.ingest.formats import parser_fingerprint
-from minirag_pipelines.ingest.parser_pool import ParseJob, ParserPool
+from minirag_pipelines.ingest.parser_pool import ParseJob, Parsing
 from minirag_pipelines.ingest.reading import element_of
 
 SQL = statements("minirag_pipelines.ingest.sql", "explaining.sql")
@@ -205,21 +204,14 @@ def explain(database: Database, tenant_id: str, subject: str) -> Lineage:
         return _chain(transaction, row, row.version_id, None, None)
 
 
-def verify(
-    database: Database,
-    lineage: Lineage,
-    pool: Callable[[], AbstractContextManager[ParserPool]],
-    *,
-    languages: Sequence[str],
-    max_bytes: int,
-) -> Verification:
+def verify(database: Database, lineage: Lineage, parsing: Parsing) -> Verification:
     """Read the source again, parse it with today's parser and cut it with the chain's chunker, and compare."""
     document, source, version = lineage.document, lineage.source, lineage.version
     reason = _unreadable(document, source)
     if document is None or source is None or reason is not None:
         return Verification(UNREADABLE, NOT_CHECKED, NOT_CHECKED, reason)
     try:
-        content = connect(source.kind, source.config).read(document.uri, max_bytes=max_bytes)
+        content = connect(source.kind, source.config).read(document.uri, max_bytes=parsing.max_bytes)
     except (DocumentUnreadable, SourceUnreadable, InvalidInput) as error:
         return Verification(UNREADABLE, NOT_CHECKED, NOT_CHECKED, f"The source gives no content: {error.reason}")
     known = version.content_hash if version else document.content_hash
@@ -228,7 +220,7 @@ def verify(
     compared = IDENTICAL if content_hash(content).hex() == known else CHANGED
     reasons = [] if compared == IDENTICAL else ["The source's content has changed since: it has another hash."]
     kind = version.kind if version else document.kind
-    with pool() as workers:
+    with parsing.pool() as workers:
         ((_, parsed),) = workers.parse_all([ParseJob(document.document_id, document.uri, kind, content)])
     if version is None:
         words = f"it can't be parsed: {parsed.reason}" if isinstance(parsed, DocumentUnreadable) else "sync first."
@@ -239,7 +231,7 @@ def verify(
     with database.transaction(lineage.tenant_id) as transaction:
         stored = transaction.run(SQL["parsed"], version_id=version.version_id).fetchone()
     outcome = _compare_parse(stored, parsed)
-    today = parser_fingerprint(kind, languages)
+    today = parser_fingerprint(kind, parsing.languages)
     if today != version.parser:
         reasons.append(f"The parser of today is {today}, the version was made by {version.parser}.")
     if outcome == DIFFERENT and compared == IDENTICAL:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from minirag_pipelines.core.errors import DocumentUnreadable
 from minirag_pipelines.core.records import ParsedDocument
+from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.ingest import parsing
 from minirag_pipelines.ingest.limits import Limits
 
@@ -182,6 +183,34 @@ class ParserPool:
         if pool is not None:
             pool.stop()  # type: ignore[no-untyped-call]  # pebble leaves out its -> None
             pool.join()
+
+
+@dataclass(frozen=True, slots=True)
+class Parsing:
+    """How documents are read and parsed: what decides the outcome, and the pool that does it.
+
+    `max_bytes` is the largest document that is read. A pool is made when there is something to parse.
+    """
+
+    languages: tuple[str, ...]
+    limits: Limits
+    max_bytes: int
+    pool: Callable[[], contextlib.AbstractContextManager[ParserPool]]
+
+    @classmethod
+    def of(cls, settings: Settings, *, workers: int | None = None) -> Parsing:
+        """As the settings say; `workers` where fewer are of use."""
+        languages = tuple(language.strip() for language in settings.languages.split(","))
+        limits = Limits.of(settings)
+        pool = functools.partial(
+            ParserPool,
+            workers=workers or settings.parse_workers,
+            timeout_s=settings.parse_timeout_s,
+            memory_mib=settings.parse_memory_mib,
+            languages=languages,
+            limits=limits,
+        )
+        return cls(languages, limits, settings.max_document_mib * 2**20, pool)
 
 
 def _outcome(future: Future[ParsedDocument], timeout_s: float) -> Outcome:

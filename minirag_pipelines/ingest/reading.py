@@ -6,8 +6,7 @@ import json
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg.types.json import Jsonb
@@ -18,8 +17,7 @@ from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.records import Element, ParsedDocument, Source, content_hash, version_id
 from minirag_pipelines.ingest.connectors.kinds import Connector, connect
 from minirag_pipelines.ingest.formats import parser_fingerprint
-from minirag_pipelines.ingest.limits import Limits
-from minirag_pipelines.ingest.parser_pool import ParseJob, ParserPool
+from minirag_pipelines.ingest.parser_pool import ParseJob, Parsing
 from minirag_pipelines.ingest.progress import Progress
 from minirag_pipelines.ingest.publishing import displace
 
@@ -57,27 +55,19 @@ class _Read:
         return f"{self.content_hash.hex()}:{self.row.kind}"
 
 
-def read_pending(
-    writer: Writer,
-    sources: Sequence[Source],
-    pool: Callable[[], AbstractContextManager[ParserPool]],
-    *,
-    languages: Sequence[str],
-    limits: Limits,
-    max_bytes: int,
-) -> ReadingTally:
+def read_pending(writer: Writer, sources: Sequence[Source], parsing: Parsing) -> ReadingTally:
     """Read and parse every document whose content is pending and that no failure holds back.
 
     One bad document costs itself: its reason is recorded and the rest goes on. Results are committed in batches.
-    What was too large for other limits than these is tried again. `limits` are those that the pool parses with.
+    What was too large for other limits than these is tried again.
     """
-    reading = _Reading(writer, sources, limits, max_bytes)
+    reading = _Reading(writer, sources, parsing)
     with writer.reading() as transaction:
         pending = transaction.run(SQL["kinds_to_read"]).fetchall()
     if pending:
-        reading.parsers = {row.kind: parser_fingerprint(row.kind, languages) for row in pending}
+        reading.parsers = {row.kind: parser_fingerprint(row.kind, parsing.languages) for row in pending}
         progress = Progress("Parsing documents", sum(row.documents for row in pending))
-        with pool() as workers:
+        with parsing.pool() as workers:
             for job, result in workers.parse_all(reading.jobs()):
                 reading.take(job, result)
                 progress.add()
@@ -87,20 +77,23 @@ def read_pending(
     return reading.tally
 
 
+def refusing_limits(parsing: Parsing) -> tuple[str, str]:
+    """What made a refusal for size, in reading and in parsing: other limits may let the document through."""
+    return f"limits={parsing.max_bytes}", f"/{parsing.limits}"
+
+
 class _Reading:
     """One pass over the pending documents: jobs go out to the parsers, results are committed in batches."""
 
-    def __init__(self, writer: Writer, sources: Sequence[Source], limits: Limits, max_bytes: int) -> None:
+    def __init__(self, writer: Writer, sources: Sequence[Source], parsing: Parsing) -> None:
         self.tally = ReadingTally()
         self.parsers: Mapping[str, str] = {}
         self._writer = writer
         self._connectors: dict[uuid.UUID, Connector] = {
             source.source_id: connect(source.kind, source.config) for source in sources
         }
-        self._max_bytes = max_bytes
-        # What made a refusal for size: other limits may let the document through, and no healthy one is parsed again.
-        self._read_limits = f"limits={max_bytes}"
-        self._parse_limits = f"/{limits}"
+        self._max_bytes = parsing.max_bytes
+        self._read_limits, self._parse_limits = refusing_limits(parsing)
         # Documents with equal content wait for one parse; results wait for a batch to be full.
         self._waiting: dict[uuid.UUID, list[_Read]] = {}
         self._parsed: list[tuple[uuid.UUID, ParsedDocument | DocumentUnreadable]] = []

@@ -8,6 +8,7 @@ import time
 import psycopg
 import pytest
 
+from minirag_pipelines.core.providers.tokenizers import tokenizer_for
 from minirag_pipelines.core.vector_store import VectorStore
 from tests.cli.command import Command
 from tests.cli.conftest import FERRY
@@ -59,6 +60,46 @@ def test_a_sync_that_fails_says_so_and_exits_with_1(acme: Command) -> None:
     done = acme.json("sync", "acme", exits=1)
     assert done["status"] == "failed"
     assert "can't be listed" in done["error"]
+
+
+def test_a_plan_says_what_the_sync_then_does_and_asks_neither_the_model_nor_chroma(
+    acme: Command, provider: OpenAIServer
+) -> None:
+    provider.count_tokens = tokenizer_for("openai/text-embedding-3-small").count
+    (acme.folder / "docs" / "broken.docx").write_bytes(b"no archive")
+    chroma_url = acme.environment["MINIRAG_CHROMA_URL"]
+    acme.environment["MINIRAG_CHROMA_URL"] = "http://127.0.0.1:1"
+    planned = acme.json("plan", "acme")
+    shown = acme.run("plan", "acme")
+    assert (provider.stats()["requests"], acme.json("documents", "acme")) == (0, [])
+    acme.environment["MINIRAG_CHROMA_URL"] = chroma_url
+    done = acme.json("sync", "acme")
+    assert planned["sources"] == done["sources"]
+    assert planned["chunks"] == done["chunks"]
+    assert planned["quarantined"] == done["documents"]["reasons"] == {"corrupt": 1}
+    assert planned["embeddings"] == {
+        "texts": done["embeddings"]["embedded"],
+        "reused": 0,
+        "tokens": done["embeddings"]["tokens"],
+        "cost_usd": pytest.approx(done["embeddings"]["cost_usd"]),
+        "tokens_counted_by": "cl100k_base",
+    }
+    assert (planned["tenant"], planned["reasons"], planned["build"]) == ("acme", {"new": 2}, None)
+    broken, ferry = planned["documents"]
+    assert set(ferry) == {"document_id", "uri", "why", "texts", "tokens"}
+    assert (broken["texts"], ferry["texts"], ferry["tokens"]) == (0, 1, planned["embeddings"]["tokens"])
+    assert shown.returncode == 0
+    assert "2 new" in shown.stdout
+    assert ferry["uri"] in shown.stdout
+    assert "nothing to do" in acme.run("plan", "acme").stdout
+
+
+def test_a_plan_of_sources_that_can_not_be_listed_fails_as_the_sync_does(acme: Command) -> None:
+    (acme.folder / "docs" / "ferry.md").unlink()
+    (acme.folder / "docs").rmdir()
+    done = acme.run("plan", "acme", "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "can't be listed" in done.stderr
 
 
 def test_a_killed_sync_does_not_block_its_tenant(acme: Command, provider: OpenAIServer) -> None:
@@ -114,6 +155,7 @@ def test_status_names_services_and_tenants(acme: Command) -> None:
     ("arguments", "exit_code", "words"),
     [
         (["sync", "nobody"], 1, "nobody"),
+        (["plan", "nobody"], 1, "nobody"),
         (["search", "nobody", "question"], 1, "nobody"),
         (["tenant", "add", "No Id"], 2, "No Id"),
         (["tenant", "add", "acme", "--chunk-tokens", "100000"], 2, "chunk-tokens"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.resources import files
 
 import psycopg
 import pytest
@@ -13,17 +14,10 @@ from tests.workbench import Workbench
 pytestmark = pytest.mark.postgres
 
 FILES = [
-    ("minirag_pipelines.core.sql", "catalog.sql"),
-    ("minirag_pipelines.core.sql", "corpus.sql"),
-    ("minirag_pipelines.core.sql", "generations.sql"),
-    ("minirag_pipelines.ingest.sql", "listing.sql"),
-    ("minirag_pipelines.ingest.sql", "reading.sql"),
-    ("minirag_pipelines.ingest.sql", "cutting.sql"),
-    ("minirag_pipelines.ingest.sql", "embedding.sql"),
-    ("minirag_pipelines.ingest.sql", "publishing.sql"),
-    ("minirag_pipelines.ingest.sql", "restoring.sql"),
-    ("minirag_pipelines.ingest.sql", "explaining.sql"),
-    ("minirag_pipelines.ingest.sql", "reconciling.sql"),
+    (package, file.name)
+    for package in ("minirag_pipelines.core.sql", "minirag_pipelines.ingest.sql")
+    for file in sorted(files(package).iterdir(), key=lambda file: file.name)
+    if file.name.endswith(".sql")
 ]
 STATEMENTS = [(file, name, body) for package, file in FILES for name, body in statements(package, file).items()]
 # They run before a tenant is known, or on tables that are the connection's own.
@@ -31,6 +25,7 @@ WITHOUT_TENANT = {
     "tenant_ids", "token_owner", "stage", "clear_stage", "analyze_stage", "stage_differences", "index_differences",
     "clear_differences", "analyze_differences",
     "vanished", "clear_vanished", "staged_count", "to_hash", "set_hashes", "vanished_documents",
+    "planned_texts", "planned_versions", "changed", "note_versions",
 }  # fmt: skip
 
 
@@ -136,6 +131,8 @@ def test_every_statement_is_understood_by_the_database(database: Database, file:
     with database.transaction("acme") as transaction:
         for name in ("stage", "stage_differences", "vanished"):
             transaction.run(statements("minirag_pipelines.ingest.sql", "listing.sql")[name])
+        for name in ("planned_texts", "planned_versions"):
+            transaction.run(statements("minirag_pipelines.ingest.sql", "planning.sql")[name])
         for _, name, body in [one for one in STATEMENTS if one[0] == file]:
             code = b"\n".join(line for line in body.splitlines() if not line.startswith(b"--"))
             if code.startswith((b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"WITH")):

