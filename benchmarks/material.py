@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 
 HISTORY = Path(__file__).parents[2] / "shared" / "data" / "docs-history" / "fastapi-docs.bundle"
 _PARAGRAPH = re.compile(r"(?:\A|\n\n)([A-Za-z][^\n]{60,})(?=\n\n|\n?\Z)")
 
 
+class History:
+    """Real commits of a documentation: Markdown files below docs/<language>/. `commits` are hashes, oldest first."""
+
+    def __init__(self, folder: Path) -> None:
+        if not HISTORY.is_file():
+            raise SystemExit(f"{HISTORY} is not there.")
+        git = shutil.which("git")
+        if git is None:
+            raise SystemExit("git is not installed.")
+        repository = folder / "history.git"
+        subprocess.run([git, "clone", "--quiet", "--bare", str(HISTORY), str(repository)], check=True)
+        self._git = [git, "-c", "core.quotepath=off", f"--git-dir={repository}"]
+        self.commits = self._said("rev-list", "--first-parent", "--reverse", "HEAD").decode().split()
+
+    def spread(self, steps: int) -> list[str]:
+        """The oldest commit and, evenly spread over the others, `steps` later ones."""
+        each = max(1, (len(self.commits) - 1) // steps)
+        return self.commits[0 : each * steps + 1 : each]
+
+    def languages(self, commit: str) -> list[str]:
+        return sorted({name.split("/")[1] for name in self.files(commit, "docs")})
+
+    def files(self, commit: str, below: str) -> dict[str, str]:
+        """The git id of each file's content, by its path."""
+        listed = self._said("ls-tree", "-r", "-z", commit, f"{below}/").decode().split("\0")
+        return {line.partition("\t")[2]: line.split()[2] for line in listed if line}
+
+    def write(self, commit: str, below: str, folder: Path) -> None:
+        """Bring a folder from any other commit to this one; files that are alike in both are not touched."""
+        wanted = self.files(commit, below)
+        there = {str(path.relative_to(folder)): _git_id(path) for path in folder.rglob("*") if path.is_file()}
+        for name in sorted(there.keys() - wanted.keys()):
+            (folder / name).unlink()
+        for name in sorted(name for name in wanted if there.get(name) != wanted[name]):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(self._said("cat-file", "blob", wanted[name]))
+
+    def _said(self, *command: str) -> bytes:
+        return subprocess.run([*self._git, *command], check=True, capture_output=True).stdout
+
+
+def _git_id(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324 - git's name for it
+
+
 def base_snapshot(folder: Path) -> Path:
     """The oldest state of the documentation in ../shared/data/docs-history, written under `folder`."""
-    if not HISTORY.is_file():
-        raise SystemExit(f"{HISTORY} is not there: name a folder of documents with --source.")
-    git = shutil.which("git")
-    if git is None:
-        raise SystemExit("git is not installed: name a folder of documents with --source.")
-    repository, archive = folder / "history.git", folder / "base.tar"
-    subprocess.run([git, "clone", "--quiet", "--bare", str(HISTORY), str(repository)], check=True)
-    history = [git, f"--git-dir={repository}"]
-    commits = subprocess.run(
-        [*history, "rev-list", "--first-parent", "--reverse", "HEAD"], check=True, capture_output=True, text=True
-    )
-    subprocess.run([*history, "archive", "--output", str(archive), commits.stdout.split()[0]], check=True)
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder / "base", filter="data")
+    history = History(folder)
+    (folder / "base").mkdir()
+    history.write(history.commits[0], "docs", folder / "base")
     return folder / "base"
 
 

@@ -7,8 +7,9 @@ import io
 import pstats
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from minirag_pipelines.core.schema import migrate
 from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.core.vector_store import VectorStore
 from minirag_pipelines.ingest.connectors.kinds import checked_config
-from minirag_pipelines.ingest.cutting import cut_pending
+from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending
 from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
-from minirag_pipelines.ingest.finishing import finish
+from minirag_pipelines.ingest.finishing import Finished, finish
 from minirag_pipelines.ingest.generating import live_generation
-from minirag_pipelines.ingest.listing import list_sources
-from minirag_pipelines.ingest.parser_pool import Parsing
-from minirag_pipelines.ingest.reading import read_pending
+from minirag_pipelines.ingest.listing import ListingTally, list_sources
+from minirag_pipelines.ingest.parser_pool import ParserPool, Parsing
+from minirag_pipelines.ingest.reading import ReadingTally, read_pending
 from minirag_pipelines.stack.embedded import available
 
 _MOST_LINES = 30
@@ -36,19 +37,25 @@ _MOST_LINES = 30
 
 @dataclass
 class Stages:
-    """A tenant's stages, as the assets run them. `profiles` is each stage's profile, when asked for."""
+    """A tenant's stages, as the assets run them.
+
+    `pool` makes the parser pool where it is not the usual one. `profiles` is each stage's profile, when asked for.
+    `seconds` and `tallies` are the last sync's, by stage: list, read, cut, embed, finish.
+    """
 
     database: Database
     vectors: VectorStore
     settings: Settings
     tenant: Tenant
     sources: list[Source]
+    pool: Callable[[], AbstractContextManager[ParserPool]] | None = None
     profiles: dict[str, cProfile.Profile] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    tallies: dict[str, Any] = field(default_factory=dict)
 
     def sync(self) -> dict[str, float]:
         """Seconds by stage."""
-        self.seconds = {}
+        self.seconds, self.tallies = {}, {}
         with self.database.writer(self.tenant.tenant_id, str(uuid.uuid4())) as writer:
             for stage in (self._list, self._read, self._cut, self._embed, self._finish):
                 self._time(stage, writer)
@@ -58,27 +65,30 @@ class Stages:
         name = stage.__name__.removeprefix("_")
         began = time.perf_counter()
         if self.profiles is None:
-            stage(writer)
+            self.tallies[name] = stage(writer)
         else:
-            self.profiles.setdefault(name, cProfile.Profile()).runcall(stage, writer)
+            self.tallies[name] = self.profiles.setdefault(name, cProfile.Profile()).runcall(stage, writer)
         self.seconds[name] = time.perf_counter() - began
 
-    def _list(self, writer: Writer) -> None:
-        list_sources(writer, self.sources, max_bytes=self.settings.max_document_mib * 2**20)
+    def _list(self, writer: Writer) -> ListingTally:
+        return list_sources(writer, self.sources, max_bytes=self.settings.max_document_mib * 2**20)
 
-    def _read(self, writer: Writer) -> None:
-        read_pending(writer, self.sources, Parsing.of(self.settings))
+    def _read(self, writer: Writer) -> ReadingTally:
+        parsing = Parsing.of(self.settings)
+        return read_pending(writer, self.sources, replace(parsing, pool=self.pool or parsing.pool))
 
-    def _cut(self, writer: Writer) -> None:
+    def _cut(self, writer: Writer) -> CuttingTally:
         live = live_generation(writer, self.tenant, self.vectors, _embedder_of)
-        cut_pending(writer, live, tokenizer_for(live.embedding_model))
+        return cut_pending(writer, live, tokenizer_for(live.embedding_model))
 
-    def _embed(self, writer: Writer) -> None:
+    def _embed(self, writer: Writer) -> EmbeddingTally:
+        tally = EmbeddingTally()
         live = live_generation(writer, self.tenant, self.vectors, _embedder_of)
-        embed_pending(writer, live, self.vectors, _embedder_of, EmbeddingTally())
+        embed_pending(writer, live, self.vectors, _embedder_of, tally)
+        return tally
 
-    def _finish(self, writer: Writer) -> None:
-        finish(writer, self.tenant, self.vectors, _embedder_of, self.settings)
+    def _finish(self, writer: Writer) -> Finished:
+        return finish(writer, self.tenant, self.vectors, _embedder_of, self.settings)
 
     def hottest(self) -> str:
         """Where each stage's time went, by cumulative time; libraries' imports are in it when they happen there."""
@@ -89,29 +99,48 @@ class Stages:
         return shown.getvalue()
 
 
+def usual_pool(settings: Settings) -> AbstractContextManager[ParserPool]:
+    """The parser pool of the asset `documents`."""
+    return Parsing.of(settings).pool()
+
+
 def _embedder_of(whose: Tenant | Generation) -> Embedder:
     return embedder(whose.embedding_model, dimension=getattr(whose, "dimension", None))
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[tuple[Settings, Database]]:
+    """The stores of a home, up and migrated for as long as the block lasts."""
+    with available(settings) as chosen:
+        assert chosen.admin_database_url is not None
+        assert chosen.database_url is not None
+        migrate(chosen.admin_database_url.get_secret_value())
+        with Database(chosen.database_url.get_secret_value()) as database:
+            yield chosen, database
+
+
+def add_tenant(
+    database: Database, tenant_id: str, model: str, tokens: int, folder: Path
+) -> tuple[Tenant, list[Source]]:
+    """A tenant with the folder as its one source."""
+    with database.transaction(tenant_id) as transaction:
+        catalog = Catalog(transaction)
+        tenant = catalog.add_tenant(name=None, embedding_model=model, chunker=ChunkerSettings(tokens))
+        catalog.add_source("docs", "files", checked_config("files", {"path": str(folder)}))
+        return tenant, catalog.sources()
 
 
 def syncs_in_process(
     home: Path, folder: Path, model: str, tokens: int, *, profiled: bool, changes: dict[str, Callable[[], object]]
 ) -> tuple[dict[str, dict[str, float]], str]:
     """Seconds by stage of a sync after each of the changes, in order, and the profile of the last of them."""
-    with available(Settings(home=home)) as chosen:
-        assert chosen.admin_database_url is not None
-        assert chosen.database_url is not None
-        migrate(chosen.admin_database_url.get_secret_value())
-        with Database(chosen.database_url.get_secret_value()) as database:
-            with database.transaction("stages") as transaction:
-                catalog = Catalog(transaction)
-                tenant = catalog.add_tenant(name=None, embedding_model=model, chunker=ChunkerSettings(tokens))
-                catalog.add_source("docs", "files", checked_config("files", {"path": str(folder)}))
-                sources = catalog.sources()
-            stages = Stages(database, VectorStore(chosen.chroma_url or ""), chosen, tenant, sources)
-            seconds, profiles = {}, []
-            for name, change in changes.items():
-                change()
-                stages.profiles = {} if profiled else None
-                seconds[name] = stages.sync()
-                profiles.append(f"\n=== {name}{stages.hottest()}" if profiled else "")
+    with opened(Settings(home=home)) as (chosen, database):
+        tenant, sources = add_tenant(database, "stages", model, tokens, folder)
+        stages = Stages(database, VectorStore(chosen.chroma_url or ""), chosen, tenant, sources)
+        seconds, profiles = {}, []
+        for name, change in changes.items():
+            change()
+            stages.profiles = {} if profiled else None
+            seconds[name] = stages.sync()
+            profiles.append(f"\n=== {name}{stages.hottest()}" if profiled else "")
     return seconds, "".join(profiles)

@@ -61,15 +61,18 @@ def finish(
     retired = retire(writer, vectors, after_s=settings.retire_after_s, keep=settings.kept_generations)
     with writer.reading() as transaction:
         quarantined = Counter({row.code: row.documents for row in transaction.run(SQL["quarantined"])})
-        failure = failure or _too_many(transaction, quarantined, settings)
-        return Finished(Generations(transaction).live(), published, build, retired, quarantined, failure)
+        live = Generations(transaction).live()
+        failure = failure or _too_many(transaction, live, quarantined, settings)
+        return Finished(live, published, build, retired, quarantined, failure)
 
 
-def _too_many(transaction: Transaction, quarantined: Counter[str], settings: Settings) -> TooManyFailures | None:
+def _too_many(
+    transaction: Transaction, live: Generation, quarantined: Counter[str], settings: Settings
+) -> TooManyFailures | None:
     failed = quarantined.total()
     if failed < settings.failed_least:
         return None
-    documents = transaction.one(SQL["documents"]).documents
+    documents = live.documents + transaction.one(SQL["unpublished"], generation=live.number).documents
     if failed <= settings.failed_share * documents:
         return None
     return TooManyFailures(

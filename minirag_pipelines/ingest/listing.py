@@ -54,14 +54,9 @@ def list_sources(
     tally = ListingTally(sources=len(sources))
     connectors = {source.source_id: connect(source.kind, source.config) for source in sources}
     with writer.reading() as transaction:
-        for statement in (
-            "stage",
-            "stage_differences",
-            "index_differences",
-            "vanished",
-            "clear_stage",
-            "clear_differences",
-        ):
+        for statement in ("stage", "stage_differences", "index_differences", "stage_unlisted", "vanished"):
+            transaction.run(SQL[statement])
+        for statement in ("clear_stage", "clear_differences", "clear_unlisted"):
             transaction.run(SQL[statement])
     complete = [source.source_id for source in sources if _stage(writer, source, connectors, tally, allow_empty)]
     if sources and len(tally.failed) == len(sources):
@@ -71,13 +66,14 @@ def list_sources(
         transaction.run(SQL["analyze_stage"])
         differs = transaction.run(SQL["differences"], force=force).rowcount
         transaction.run(SQL["analyze_differences"])
-        vanished = transaction.run(SQL["vanished_sizes"], complete=complete).fetchall()
+        transaction.run(SQL["find_unlisted"], complete=complete)
+        vanished = transaction.run(SQL["vanished_sizes"]).fetchall()
         listed = transaction.one(SQL["staged_count"]).documents
     if differs:
         _read_hashes(writer, connectors, [row for row in vanished if row.hashed], max_bytes)
     if differs or vanished:
         with writer.writing() as transaction:
-            _record(transaction, tally, complete, force=force)
+            _record(transaction, tally, force=force)
     tally.unchanged = listed - tally.new - tally.changed - tally.renamed
     return tally
 
@@ -170,9 +166,9 @@ def _hash(connector: Connector, uri: str, max_bytes: int) -> bytes | None:
         return None
 
 
-def _record(transaction: Transaction, tally: ListingTally, complete: Sequence[uuid.UUID], *, force: bool) -> None:
+def _record(transaction: Transaction, tally: ListingTally, *, force: bool) -> None:
     transaction.run(SQL["clear_vanished"])
-    transaction.run(SQL["find_vanished"], complete=list(complete))
+    transaction.run(SQL["find_vanished"])
     tally.renamed = transaction.run(SQL["rename"]).rowcount
     returned = transaction.one(SQL["come_back"]).documents
     tally.new = returned + transaction.one(SQL["add_documents"]).documents

@@ -23,8 +23,8 @@ STATEMENTS = [(file, name, body) for package, file in FILES for name, body in st
 # They run before a tenant is known, or on tables that are the connection's own.
 WITHOUT_TENANT = {
     "tenant_ids", "token_owner", "stage", "clear_stage", "analyze_stage", "stage_differences", "index_differences",
-    "clear_differences", "analyze_differences",
-    "vanished", "clear_vanished", "staged_count", "to_hash", "set_hashes", "vanished_documents",
+    "clear_differences", "analyze_differences", "stage_unlisted", "clear_unlisted", "vanished", "clear_vanished",
+    "staged_count", "to_hash", "set_hashes", "vanished_documents",
     "planned_texts", "planned_versions", "changed", "note_versions",
 }  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_every_statement_is_understood_by_the_database(database: Database, file:
             return None
 
     with database.transaction("acme") as transaction:
-        for name in ("stage", "stage_differences", "vanished"):
+        for name in ("stage", "stage_differences", "stage_unlisted", "vanished"):
             transaction.run(statements("minirag_pipelines.ingest.sql", "listing.sql")[name])
         for name in ("planned_texts", "planned_versions"):
             transaction.run(statements("minirag_pipelines.ingest.sql", "planning.sql")[name])

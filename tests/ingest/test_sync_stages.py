@@ -281,6 +281,7 @@ def test_a_document_that_the_model_refuses_for_the_most_part_stays_as_it_was(wor
     reasons = {row.uri.rsplit("/", 1)[1]: row.reason for row in workbench.documents("quarantined")}
     assert reasons == dict.fromkeys(["ferry.md", "new.md"], "The embedding model refuses 1 of its 1 passages.")
     assert "unspeakable" not in workbench.search("night ferry pier four").hits[0].text
+    workbench.sync()
     rows, calls = workbench.row_versions(), workbench.provider.stats()
     again = workbench.sync()
     assert (again.chunks.added, again.collection.quarantined) == (0, {"refused": 2})

@@ -68,15 +68,17 @@ RETURNING *;
 SELECT tenant_id, token_id, scopes FROM token_owner(%(token_hash)s);
 
 -- name: overview
--- One row: what a status line says of a tenant.
+-- One row: what a status line says of a tenant. What is pending is few: it is looked up by itself, and so are failures.
 SELECT t.tenant_id,
        t.name,
        g.number AS generation,
        coalesce(g.documents, 0) AS documents,
        coalesce(g.chunks, 0) AS chunks,
-       (SELECT count(*) FROM document d
-         WHERE d.tenant_id = t.tenant_id AND d.pending IS NOT NULL
-           AND d.removed_at IS NULL AND d.forgotten_at IS NULL) AS pending,
+       (SELECT count(*)
+          FROM (SELECT removed_at, forgotten_at FROM document
+                 WHERE tenant_id = t.tenant_id AND pending IS NOT NULL
+                OFFSET 0) AS d
+         WHERE d.removed_at IS NULL AND d.forgotten_at IS NULL) AS pending,
        (SELECT count(*) FROM document_failure f WHERE f.tenant_id = t.tenant_id) AS quarantined,
        (SELECT count(*) FROM source s WHERE s.tenant_id = t.tenant_id AND s.removed_at IS NULL) AS sources,
        g.changed_at

@@ -28,31 +28,42 @@ SELECT %(tenant_id)s, %(version_id)s, %(chunker)s, cut.*
               %(pages)s::integer[], %(tokens)s::integer[], %(texts)s::text[], %(text_hashes)s::bytea[]) AS cut;
 
 -- name: kept_chunks
--- Chunks of pending documents whose text their published version has too.
+-- Chunks of pending documents whose text their published version has too. Looked up document by document: joined, a
+-- table that has never been analysed is read as a whole.
 SELECT count(*) AS chunks
   FROM document d
-  JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(live)s AND p.document_id = d.document_id
-  JOIN chunk c ON c.tenant_id = %(tenant_id)s AND c.version_id = d.version_id AND c.chunker = %(chunker)s
+ CROSS JOIN LATERAL (SELECT version_id FROM published
+                      WHERE tenant_id = %(tenant_id)s AND generation = %(live)s AND document_id = d.document_id
+                     OFFSET 0) AS p
+ CROSS JOIN LATERAL (SELECT text_hash FROM chunk
+                      WHERE tenant_id = %(tenant_id)s AND version_id = d.version_id AND chunker = %(chunker)s
+                     OFFSET 0) AS c
  WHERE d.tenant_id = %(tenant_id)s
    AND d.pending = 'publication'
    AND d.removed_at IS NULL
    AND d.forgotten_at IS NULL
-   AND NOT EXISTS (SELECT 1 FROM failure f
-                    WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'publish' AND f.key = d.version_id::text)
-   AND EXISTS (SELECT 1 FROM chunk o
-                WHERE o.tenant_id = %(tenant_id)s AND o.version_id = p.version_id AND o.chunker = %(chunker)s
-                  AND o.text_hash = c.text_hash);
+   AND (SELECT true FROM failure f
+         WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'publish' AND f.key = d.version_id::text
+         LIMIT 1) IS NULL
+   AND c.text_hash IN (SELECT text_hash FROM chunk
+                        WHERE tenant_id = %(tenant_id)s AND version_id = p.version_id AND chunker = %(chunker)s
+                       OFFSET 0);
 
 -- name: pending_chunks
--- Chunks of pending documents that are not held back, and of the versions that are published for them now.
+-- Chunks of pending documents that are not held back, and of the versions that are published for them now. Looked up as
+-- in `kept_chunks`.
 SELECT coalesce(sum(k.chunks), 0)::bigint AS wanted,
-       coalesce(sum(p.chunks), 0)::bigint AS published
+       coalesce(sum((SELECT p.chunks FROM published p
+                      WHERE p.tenant_id = %(tenant_id)s AND p.generation = %(live)s
+                        AND p.document_id = d.document_id)), 0)::bigint AS published
   FROM document d
-  JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = d.version_id AND k.chunker = %(chunker)s
-  LEFT JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(live)s AND p.document_id = d.document_id
+ CROSS JOIN LATERAL (SELECT chunks FROM chunking
+                      WHERE tenant_id = %(tenant_id)s AND version_id = d.version_id AND chunker = %(chunker)s
+                     OFFSET 0) AS k
  WHERE d.tenant_id = %(tenant_id)s
    AND d.pending = 'publication'
    AND d.removed_at IS NULL
    AND d.forgotten_at IS NULL
-   AND NOT EXISTS (SELECT 1 FROM failure f
-                    WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'publish' AND f.key = d.version_id::text);
+   AND (SELECT true FROM failure f
+         WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'publish' AND f.key = d.version_id::text
+         LIMIT 1) IS NULL;

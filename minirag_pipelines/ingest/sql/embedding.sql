@@ -21,9 +21,10 @@ SELECT text_hash
          WHERE (SELECT i.state FROM indexed i
                  WHERE i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s AND i.text_hash = c.text_hash)
                IS DISTINCT FROM 'there'
-           AND NOT EXISTS (SELECT 1 FROM failure f
-                            WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
-                              AND f.key = encode(c.text_hash, 'hex') AND f.maker = %(model)s AND f.permanent)
+           AND (SELECT true FROM failure f
+                 WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'embed'
+                   AND f.key = encode(c.text_hash, 'hex') AND f.maker = %(model)s AND f.permanent
+                 LIMIT 1) IS NULL
          ORDER BY c.text_hash, c.version_id, c.ordinal) AS missing
  ORDER BY version_id, ordinal;
 
@@ -34,10 +35,13 @@ SELECT text_hash, vector
  ORDER BY text_hash;
 
 -- name: texts
-SELECT DISTINCT ON (text_hash) text_hash, headings, text
-  FROM chunk
- WHERE tenant_id = %(tenant_id)s AND chunker = %(chunker)s AND text_hash = ANY(%(text_hashes)s)
- ORDER BY text_hash, version_id, ordinal;
+-- Of any chunk that has it: a text may stand in every document.
+SELECT wanted AS text_hash, c.headings, c.text
+  FROM unnest(%(text_hashes)s::bytea[]) AS wanted
+ CROSS JOIN LATERAL (SELECT headings, text FROM chunk
+                      WHERE tenant_id = %(tenant_id)s AND text_hash = wanted AND chunker = %(chunker)s
+                      LIMIT 1) AS c
+ ORDER BY wanted;
 
 -- name: record_vectors
 INSERT INTO embedding (tenant_id, model, text_hash, vector, run_id)
@@ -77,17 +81,21 @@ ON CONFLICT (tenant_id, stage, key, maker) DO UPDATE
    SET reason = EXCLUDED.reason, attempts = failure.attempts + 1, last_at = now();
 
 -- name: refused
--- Texts of live documents that the model has refused for good.
+-- Texts of live documents that the model has refused for good. Looked up one by one, as in `unsettled`.
 SELECT count(*) AS texts
   FROM failure f
  WHERE f.tenant_id = %(tenant_id)s
    AND f.stage = 'embed'
    AND f.maker = %(model)s
-   AND EXISTS (SELECT 1 FROM chunk c
-                 JOIN document d ON d.tenant_id = %(tenant_id)s AND d.version_id = c.version_id
-                                AND d.removed_at IS NULL AND d.forgotten_at IS NULL
-                WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = decode(f.key, 'hex')
-                  AND c.chunker = %(chunker)s);
+   AND (SELECT true FROM chunk c
+         WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = decode(f.key, 'hex') AND c.chunker = %(chunker)s
+           AND (SELECT true
+                  FROM (SELECT removed_at, forgotten_at FROM document
+                         WHERE tenant_id = %(tenant_id)s AND version_id = c.version_id
+                        OFFSET 0) AS d
+                 WHERE d.removed_at IS NULL AND d.forgotten_at IS NULL
+                 LIMIT 1)
+         LIMIT 1);
 
 -- name: count_texts
 UPDATE generation SET texts = texts + %(texts)s, data_version = data_version + 1

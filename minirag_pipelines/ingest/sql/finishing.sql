@@ -6,7 +6,14 @@ SELECT code, count(*) AS documents
  GROUP BY code
  ORDER BY documents DESC, code;
 
--- name: documents
+-- name: unpublished
+-- Documents of which no version answers, found among the pending ones.
 SELECT count(*) AS documents
-  FROM document
- WHERE tenant_id = %(tenant_id)s AND removed_at IS NULL AND forgotten_at IS NULL;
+  FROM (SELECT document_id, removed_at, forgotten_at FROM document
+         WHERE tenant_id = %(tenant_id)s AND pending IS NOT NULL
+        OFFSET 0) AS d
+ WHERE d.removed_at IS NULL
+   AND d.forgotten_at IS NULL
+   AND (SELECT true FROM published p
+         WHERE p.tenant_id = %(tenant_id)s AND p.generation = %(generation)s AND p.document_id = d.document_id)
+       IS NULL;

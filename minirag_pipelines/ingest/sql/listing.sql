@@ -56,18 +56,29 @@ TRUNCATE vanished;
 -- name: staged_count
 SELECT count(DISTINCT uri_key) AS documents FROM staged;
 
+-- name: stage_unlisted
+CREATE TEMPORARY TABLE IF NOT EXISTS unlisted (source_id uuid, document_id uuid);
+
+-- name: clear_unlisted
+TRUNCATE unlisted;
+
+-- name: find_unlisted
+-- What completely listed sources listed before and do not list now: found once, as every listed document is looked at.
+INSERT INTO unlisted
+SELECT l.source_id, l.document_id
+  FROM listed l
+  JOIN document d ON d.tenant_id = %(tenant_id)s AND d.document_id = l.document_id
+ WHERE l.tenant_id = %(tenant_id)s
+   AND l.source_id = ANY(%(complete)s)
+   AND NOT EXISTS (SELECT 1 FROM staged s WHERE s.source_id = l.source_id AND s.uri_key = d.uri_key);
+
 -- name: find_vanished
-WITH unlisted AS (
-    SELECT l.source_id, l.document_id
-      FROM listed l
-      JOIN document d ON d.tenant_id = %(tenant_id)s AND d.document_id = l.document_id
-     WHERE l.tenant_id = %(tenant_id)s
-       AND l.source_id = ANY(%(complete)s)
-       AND NOT EXISTS (SELECT 1 FROM staged s WHERE s.source_id = l.source_id AND s.uri_key = d.uri_key)
-), unlisting AS (
+-- Only what is still recorded as listed: a source may have been removed meanwhile.
+WITH unlisting AS (
     DELETE FROM listed l
      USING unlisted u
      WHERE l.tenant_id = %(tenant_id)s AND l.source_id = u.source_id AND l.document_id = u.document_id
+    RETURNING l.document_id
 )
 INSERT INTO vanished
 SELECT DISTINCT ON (d.document_id)
@@ -77,18 +88,19 @@ SELECT DISTINCT ON (d.document_id)
                   AND NOT EXISTS (SELECT 1 FROM unlisted o
                                    WHERE o.source_id = l.source_id AND o.document_id = l.document_id))
        OR EXISTS (SELECT 1 FROM staged s WHERE s.uri_key = d.uri_key)
-  FROM unlisted u
-  JOIN document d ON d.tenant_id = %(tenant_id)s AND d.document_id = u.document_id;
+  FROM unlisting u
+ CROSS JOIN LATERAL (SELECT * FROM document
+                      WHERE tenant_id = %(tenant_id)s AND document_id = u.document_id
+                     OFFSET 0) AS d;
 
 -- name: vanished_sizes
 -- Asked before anything is recorded: whether anything has vanished, and what new items it could be paired with. `hashed`
 -- says that the content of one of them is known.
 SELECT d.kind, d.size_bytes, bool_or(d.content_hash IS NOT NULL) AS hashed
-  FROM listed l
-  JOIN document d ON d.tenant_id = %(tenant_id)s AND d.document_id = l.document_id
- WHERE l.tenant_id = %(tenant_id)s
-   AND l.source_id = ANY(%(complete)s)
-   AND NOT EXISTS (SELECT 1 FROM staged s WHERE s.source_id = l.source_id AND s.uri_key = d.uri_key)
+  FROM unlisted u
+ CROSS JOIN LATERAL (SELECT kind, size_bytes, content_hash FROM document
+                      WHERE tenant_id = %(tenant_id)s AND document_id = u.document_id
+                     OFFSET 0) AS d
  GROUP BY d.kind, d.size_bytes
  ORDER BY d.kind, d.size_bytes;
 
@@ -183,9 +195,8 @@ WITH changed AS (
       FROM difference f
      WHERE NOT f.forgotten
        AND (f.known AND (%(force)s OR f.had_hash IS NULL OR f.content_hash IS DISTINCT FROM f.had_hash
-                         OR EXISTS (SELECT 1 FROM document d
-                                     WHERE d.tenant_id = %(tenant_id)s AND d.document_id = f.document_id
-                                       AND d.kind <> f.kind))
+                         OR (SELECT d.kind FROM document d
+                              WHERE d.tenant_id = %(tenant_id)s AND d.document_id = f.document_id) <> f.kind)
             OR NOT f.known AND f.content_hash <> f.had_hash)
      ORDER BY f.document_id, f.source_id
 ), cleared AS (
@@ -196,7 +207,9 @@ WITH changed AS (
     UPDATE document d
        SET pending = 'content', content_hash = c.content_hash, kind = c.kind, size_bytes = c.size_bytes
       FROM changed c
-     WHERE d.tenant_id = %(tenant_id)s AND d.document_id = c.document_id
+     WHERE d.tenant_id = %(tenant_id)s
+       AND d.document_id = c.document_id
+       AND d.document_id = ANY(ARRAY(SELECT document_id FROM changed))
 )
 SELECT count(*) FILTER (WHERE content_hash IS DISTINCT FROM had_hash OR content_hash IS NULL) AS documents FROM changed;
 

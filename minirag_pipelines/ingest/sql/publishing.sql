@@ -11,9 +11,10 @@ SELECT *
            AND d.document_id > %(after)s
            AND d.removed_at IS NULL
            AND d.forgotten_at IS NULL
-           AND NOT EXISTS (SELECT 1 FROM failure f
-                            WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'publish' AND f.key = d.version_id::text
-                              AND f.maker = %(model)s)) AS cut
+           AND (SELECT true FROM failure f
+                 WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'publish' AND f.key = d.version_id::text
+                   AND f.maker = %(model)s
+                 LIMIT 1) IS NULL) AS cut
  WHERE refused IS NOT NULL
  ORDER BY document_id
  LIMIT %(most)s;
@@ -26,16 +27,17 @@ SELECT %(tenant_id)s, 'publish', version_id::text, %(model)s, 'refused',
 ON CONFLICT (tenant_id, stage, key, maker) DO NOTHING;
 
 -- name: lock_documents
--- Under their row locks: those still to be published as they were found.
+-- Under their row locks: those still to be published as they were found. Looked up one by one, as in `displace`.
 SELECT d.document_id, d.version_id, p.version_id AS displaced, coalesce(p.chunks, 0) AS displaced_chunks
   FROM document d
-  LEFT JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(generation)s
-                       AND p.document_id = d.document_id
+  LEFT JOIN LATERAL (SELECT version_id, chunks FROM published
+                      WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s AND document_id = d.document_id
+                     OFFSET 0) AS p ON true
   JOIN unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[]) AS found (document_id, version_id)
        ON found.document_id = d.document_id
  WHERE d.tenant_id = %(tenant_id)s
-   AND d.removed_at IS NULL
-   AND d.forgotten_at IS NULL
+   AND d.document_id = ANY(%(document_ids)s)
+   AND coalesce(d.removed_at, d.forgotten_at) IS NULL
    AND (NOT %(live)s OR d.pending = 'publication' AND d.version_id = found.version_id)
  ORDER BY d.document_id
    FOR UPDATE OF d;
@@ -60,8 +62,8 @@ UPDATE generation
 
 -- name: displace
 -- Texts of versions that were displaced here, and that nothing published or pending in this generation needs. One that is
--- being built also needs what is published in the live one. The time is not the transaction's start: searches go on
--- meanwhile that may need them.
+-- being built also needs what is published in the live one. Looked up one by one: joined, a table that has never been
+-- analysed is read as a whole. The time is not the transaction's start: searches go on meanwhile that may need them.
 WITH gone AS (
     SELECT DISTINCT c.text_hash
       FROM chunk c
@@ -77,30 +79,42 @@ WITH gone AS (
 ), unneeded AS (
     SELECT i.text_hash, i.state
       FROM gone
-      JOIN indexed i ON i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s AND i.text_hash = gone.text_hash
+     CROSS JOIN LATERAL (SELECT text_hash, state FROM indexed
+                          WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s
+                            AND text_hash = gone.text_hash
+                         OFFSET 0) AS i
      WHERE i.state <> 'leaving'
-       AND NOT EXISTS (SELECT 1 FROM chunk c
-                         JOIN published p ON p.tenant_id = %(tenant_id)s AND p.version_id = c.version_id
-                                         AND p.generation IN (SELECT number FROM needing)
-                        WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = gone.text_hash
-                          AND c.chunker = %(chunker)s)
-       AND NOT EXISTS (SELECT 1 FROM chunk c
-                         JOIN document d ON d.tenant_id = %(tenant_id)s AND d.version_id = c.version_id
-                                        AND d.pending = 'publication' AND d.removed_at IS NULL
-                                        AND d.forgotten_at IS NULL
-                        WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = gone.text_hash
-                          AND c.chunker = %(chunker)s)
+       AND (SELECT true FROM chunk c
+             WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = i.text_hash AND c.chunker = %(chunker)s
+               AND ((SELECT true FROM published p
+                      WHERE p.tenant_id = %(tenant_id)s AND p.generation = %(generation)s
+                        AND p.version_id = c.version_id
+                      LIMIT 1)
+                    OR (SELECT true
+                          FROM (SELECT pending, removed_at, forgotten_at FROM document
+                                 WHERE tenant_id = %(tenant_id)s AND version_id = c.version_id
+                                OFFSET 0) AS d
+                         WHERE d.pending = 'publication' AND d.removed_at IS NULL AND d.forgotten_at IS NULL
+                         LIMIT 1))
+             LIMIT 1) IS NULL
+), marked AS (
+    UPDATE indexed
+       SET state = 'leaving', changed_at = clock_timestamp()
+     WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s
+       AND text_hash = ANY(ARRAY(SELECT text_hash FROM unneeded))
+    RETURNING text_hash
 )
-UPDATE indexed i
-   SET state = 'leaving', changed_at = clock_timestamp()
+SELECT u.state AS was
   FROM unneeded u
- WHERE i.tenant_id = %(tenant_id)s AND i.generation = %(generation)s AND i.text_hash = u.text_hash
-RETURNING u.state AS was;
+  JOIN marked m ON m.text_hash = u.text_hash;
 
 -- name: remove_documents
+-- Said as `removed_at IS NULL`, it would be read from an index of all live documents where none was ever analysed.
 UPDATE document
    SET removed_at = now(), pending = NULL
- WHERE tenant_id = %(tenant_id)s AND document_id = ANY(%(document_ids)s) AND removed_at IS NULL
+ WHERE tenant_id = %(tenant_id)s
+   AND document_id = ANY(%(document_ids)s)
+   AND coalesce(removed_at, 'infinity') = 'infinity'
 RETURNING document_id, version_id;
 
 -- name: unpublish

@@ -1,6 +1,7 @@
 -- name: to_read
 -- Pending content that no failure holds back: none of reading it, none of parsing these bytes with today's parser. What
--- was too large is held back by the limits of then only.
+-- was too large is held back by the limits of then only. Failures are looked up one by one: joined, a table that has
+-- never been analysed is read as a whole.
 SELECT d.document_id, d.source_id, d.uri, d.kind, d.content_hash, d.version_id, d.size_bytes
   FROM document d
  WHERE d.tenant_id = %(tenant_id)s
@@ -8,16 +9,18 @@ SELECT d.document_id, d.source_id, d.uri, d.kind, d.content_hash, d.version_id, 
    AND d.document_id > %(after)s
    AND d.removed_at IS NULL
    AND d.forgotten_at IS NULL
-   AND NOT EXISTS (SELECT 1 FROM failure f
-                    WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'read' AND f.key = d.document_id::text
-                      AND f.maker = CASE f.code WHEN 'too_large' THEN %(read_limits)s ELSE '' END
-                      AND (f.permanent OR f.next_at > now()))
-   AND NOT EXISTS (SELECT 1 FROM failure f
-                    WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'parse'
-                      AND f.key = encode(d.content_hash, 'hex') || ':' || d.kind
-                      AND f.maker = (%(parsers)s::jsonb ->> d.kind)
-                                    || CASE f.code WHEN 'too_large' THEN %(parse_limits)s ELSE '' END
-                      AND (f.permanent OR f.next_at > now()))
+   AND (SELECT true FROM failure f
+         WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'read' AND f.key = d.document_id::text
+           AND f.maker = CASE f.code WHEN 'too_large' THEN %(read_limits)s ELSE '' END
+           AND (f.permanent OR f.next_at > now())
+         LIMIT 1) IS NULL
+   AND (SELECT true FROM failure f
+         WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'parse'
+           AND f.key = encode(d.content_hash, 'hex') || ':' || d.kind
+           AND f.maker = (%(parsers)s::jsonb ->> d.kind)
+                         || CASE f.code WHEN 'too_large' THEN %(parse_limits)s ELSE '' END
+           AND (f.permanent OR f.next_at > now())
+         LIMIT 1) IS NULL
  ORDER BY d.document_id
  LIMIT %(most)s;
 
