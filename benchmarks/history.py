@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -62,16 +62,22 @@ class CountedCollection(Collection):
     def name(self) -> str:
         return self._inner.name
 
-    def upsert(self, vectors: Mapping[bytes, Any], passages: Mapping[bytes, tuple[str, str]] | None = None) -> None:
+    def upsert(
+        self,
+        vectors: Mapping[bytes, Any],
+        passages: Mapping[bytes, tuple[str, str]] | None = None,
+        *,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         self._written.upserted += len(vectors)
-        self._inner.upsert(vectors, passages)
+        self._inner.upsert(vectors, passages, check=check)
 
     def nearest(self, vector: Vectors, limit: int) -> list[Near]:
         return self._inner.nearest(vector, limit)
 
-    def delete(self, text_hashes: Sequence[bytes]) -> None:
+    def delete(self, text_hashes: Sequence[bytes], *, check: Callable[[], None] | None = None) -> None:
         self._written.deleted += len(text_hashes)
-        self._inner.delete(text_hashes)
+        self._inner.delete(text_hashes, check=check)
 
     def count(self) -> int:
         return self._inner.count()

@@ -333,7 +333,10 @@ def wrong_passages(collection: Collection, stored: Sequence[Row]) -> list[bytes]
 def unfindable(collection: Collection, vectors: Mapping[bytes, Vectors]) -> list[bytes]:
     """Those whose nearest neighbour is neither themselves nor an equal vector, however long the search."""
     missed = _missed(collection, vectors, 1)
-    return [one for one in missed if _missed(collection, {one: vectors[one]}, _MOST_NEAR)]
+    missed = [one for one in missed if _missed(collection, {one: vectors[one]}, _MOST_NEAR)]
+    # A sync may have deleted it since it was looked up.
+    still = collection.present(missed)
+    return [one for one in missed if one in still]
 
 
 def _missed(collection: Collection, vectors: Mapping[bytes, Vectors], limit: int) -> list[bytes]:
