@@ -13,7 +13,8 @@ from minirag_pipelines.cli.tenants import TenantId
 from minirag_pipelines.core.vector_store import VectorStore
 
 if TYPE_CHECKING:
-    from minirag_pipelines.ingest.reconciling import Mended, Reconciliation
+    from minirag_pipelines.ingest.reconciling import Reconciliation
+    from minirag_pipelines.ingest.repairing import Mended
 
 
 def reconcile(

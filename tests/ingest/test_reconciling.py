@@ -15,7 +15,8 @@ from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.errors import CollectionMismatch, SyncInProgress
 from minirag_pipelines.core.records import ChunkerSettings, Generation
 from minirag_pipelines.core.vector_store import Collection, VectorStore
-from minirag_pipelines.ingest.reconciling import Reconciliation, reconcile, unfindable
+from minirag_pipelines.ingest.comparing import unfindable
+from minirag_pipelines.ingest.reconciling import Reconciliation, reconcile
 from minirag_pipelines.stack.chroma import ChromaServer
 from tests.servers import start_test_chroma
 from tests.workbench import Workbench
@@ -102,7 +103,7 @@ def test_foreign_ids_are_found_wherever_they_lie_among_many_pages(
     synced: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minirag_pipelines.ingest.restoring._ID_PAGE", 5)
-    monkeypatch.setattr("minirag_pipelines.ingest.reconciling._PAGE", 5)
+    monkeypatch.setattr("minirag_pipelines.ingest.comparing.PAGE", 5)
     known = raw(synced).get(include=["embeddings"])
     raw(synced).delete(ids=known["ids"])
     foreign = [f"{number:064x}" for number in range(9)]
