@@ -192,7 +192,8 @@ class Comparison:
                 self._drift.wrong_passages += len(wrong_passages(collection, [stored[one] for one in held]))
             for start in range(0, len(right), _QUESTIONS):
                 questions = {one: held[one] for one in right[start : start + _QUESTIONS]}
-                self._drift.unfindable += len(unfindable(collection, questions))
+                # A sync may have deleted it since it was looked up.
+                self._drift.unfindable += len(collection.present(unfindable(collection, questions)))
 
     def _sampled(self) -> Iterator[list[bytes]]:
         """Hashes of at most `sample` texts, from a random place on and then from the beginning."""
@@ -244,10 +245,7 @@ def wrong_passages(collection: Collection, stored: Sequence[Row]) -> list[bytes]
 def unfindable(collection: Collection, vectors: Mapping[bytes, Vectors]) -> list[bytes]:
     """Those whose nearest neighbour is neither themselves nor an equal vector, however long the search."""
     missed = _missed(collection, vectors, 1)
-    missed = [one for one in missed if _missed(collection, {one: vectors[one]}, _MOST_NEAR)]
-    # A sync may have deleted it since it was looked up.
-    still = collection.present(missed)
-    return [one for one in missed if one in still]
+    return [one for one in missed if _missed(collection, {one: vectors[one]}, _MOST_NEAR)]
 
 
 def _missed(collection: Collection, vectors: Mapping[bytes, Vectors], limit: int) -> list[bytes]:

@@ -17,7 +17,7 @@ from minirag_pipelines.demo import generate
 
 ROOT = Path(__file__).parents[2]
 EXPECTED = {
-    "minirag-docs": ["architecture.md", "configuration.md", "configuration.md"],
+    "minirag-docs": ["architecture.md", "architecture.md", "configuration.md"],
     "harbour-handbook": ["safety-on-board.pdf", "working-time-and-leave.docx", "piers-and-keys.md"],
 }
 

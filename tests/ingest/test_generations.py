@@ -55,10 +55,11 @@ def test_a_build_goes_in_slices_while_the_live_generation_answers_and_follows(wo
     assert meanwhile.live.number == 1
     assert uris(workbench, "lighthouse")[0] == "000.txt"
     assert uris(workbench, "harbour")[0] == "new.txt"
-    slices = 2
-    while not (build := workbench.sync().collection.build) or not build.swapped:
-        slices += 1
-        assert slices < 20
+    slices, swapped = 2, False
+    while not swapped:
+        build = workbench.sync().collection.build
+        assert build is not None
+        slices, swapped = slices + 1, build.swapped
     assert slices >= 3
     assert states(workbench) == [(1, "kept"), (2, "live")]
     assert uris(workbench, "lighthouse")[0] == "000.txt"
