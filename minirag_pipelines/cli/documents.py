@@ -79,10 +79,16 @@ def restore(tenant: TenantId, uri: Uri, as_json: AsJson = False) -> None:
     with catalog_of(tenant) as catalog:
         corpus = Corpus(catalog.transaction)
         document = _document(corpus, uri)
-        corpus.restore(document.document_id)
+        if not corpus.restore(document.document_id):
+            raise InvalidInput("URI", f"{document.uri} is not forgotten.")
+    when = "when its source lists it again" if document.removed_at else "after the next sync"
     print_done(
-        {"document_id": document.document_id, "uri": document.uri, "state": "pending"},
-        f"Restored {document.uri}; it answers after the next sync: minirag sync {tenant}",
+        {
+            "document_id": document.document_id,
+            "uri": document.uri,
+            "state": "removed" if document.removed_at else "pending",
+        },
+        f"Restored {document.uri}; it answers {when}: minirag sync {tenant}",
         as_json=as_json,
     )
 
@@ -103,7 +109,7 @@ def retry(
             document = None if uri is None else _document(corpus, uri)
             due = corpus.retry(None if document is None else document.document_id)
         if document is not None and not due:
-            raise NotFound("failure of document", document.uri)
+            raise InvalidInput("URI", f"{document.uri} has not failed: there is nothing to try again.")
         report = synced(opened, tenant)
     show_report(report, as_json=as_json)
 

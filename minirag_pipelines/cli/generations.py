@@ -61,15 +61,18 @@ def rollback(
     if done.changed:
         words += f" {done.changed:,} documents changed since answer as they last were there."
     if done.added:
-        words += f" {done.added:,} documents came since."
+        words += f" {done.added:,} documents came since and are missing until then."
     if done.changed or done.added:
         words += f" The next sync brings them up to date: minirag sync {tenant}"
+    if done.unreadable:
+        words += f" {done.unreadable:,} that came since can't be read now, and are missing until they can."
     print_done(
         {
             "generation": done.live.number,
             "displaced": done.displaced.number,
             "documents_changed": done.changed,
             "documents_added": done.added,
+            "documents_unreadable": done.unreadable,
         },
         words,
         as_json=as_json,

@@ -67,6 +67,8 @@ def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Call
                 "dagster/partition": tenant,
                 ".dagster/repository": f"{REPOSITORY}@{LOCATION}",
                 "minirag/launched_by": "command",
+                # Whoever typed it sees that it failed; the daemon must not do it once more, later and unasked.
+                "dagster/max_retries": "0",
             },
             remote_job_origin=_origin(settings),
         )

@@ -101,6 +101,8 @@ def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Call
                         {"key": "dagster/partition", "value": tenant},
                         # Runs that people wait for go before those that nobody does.
                         {"key": "dagster/priority", "value": "10"},
+                        # Not to be done once more, unasked: a source may be empty for another reason then.
+                        *([{"key": "dagster/max_retries", "value": "0"}] if _is_believing(config) else []),
                     ]
                 },
             },
@@ -110,6 +112,10 @@ def run(settings: Settings, tenant: str, config: Mapping[str, Any], update: Call
         run_id = launched["run"]["runId"]
         status = _wait(client, run_id, update)
         return _outcome(client, run_id, status)
+
+
+def _is_believing(config: Mapping[str, Any]) -> bool:
+    return bool(config["ops"]["sources"]["config"]["allow_empty"])
 
 
 def _wait(client: httpx.Client, run_id: str, update: Callable[[str], None]) -> str:

@@ -92,7 +92,8 @@ def _goes_on(slice_: Outcome) -> bool:
 def report_of(tenant: str, slices: Sequence[Outcome], now: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """The report's stable shape, from what the assets have reported, slice by slice, and from how the tenant is now."""
     last = slices[-1]
-    problems = [problem for slice_ in slices for problem in slice_.metadata.get("sources", {}).get("problems", [])]
+    said = [problem for slice_ in slices for problem in slice_.metadata.get("sources", {}).get("problems", [])]
+    problems = list(dict.fromkeys(said))
     if not last.succeeded and "sources" not in last.metadata:
         problems.append(last.error or "The sources could not be listed.")
     problems += [

@@ -92,9 +92,9 @@ class Corpus:
         """
         self.transaction.run(SQL["forget"], document_id=document_id)
 
-    def restore(self, document_id: uuid.UUID) -> None:
-        """Take back that a document was forgotten. It is to be read anew, as what was made of it is erased."""
-        self.transaction.run(SQL["restore"], document_id=document_id)
+    def restore(self, document_id: uuid.UUID) -> bool:
+        """Take back that a document was forgotten; whether it was. What was made of it is erased: it is read anew."""
+        return self.transaction.run(SQL["restore"], document_id=document_id).rowcount > 0
 
     def retry(self, document_id: uuid.UUID | None = None) -> int:
         """Let what could not be read or parsed be tried again now, in all documents or in one: how many that are."""

@@ -22,12 +22,16 @@ SQL = statements("minirag_pipelines.ingest.sql", "generating.sql")
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """A swap back. `changed` documents answer as they last were there; `added` ones answer after the next sync."""
+    """A swap back. `changed` documents answer as they last were there; `added` ones answer after the next sync.
+
+    `unreadable` ones came since, too, and answer when their content of today can be read.
+    """
 
     displaced: Generation
     live: Generation
     changed: int
     added: int
+    unreadable: int
 
 
 def live_generation(writer: Writer, tenant: Tenant, vectors: VectorStore, embedder_of: EmbedderOf) -> Generation:
@@ -106,7 +110,7 @@ def roll_back(writer: Writer, vectors: VectorStore, number: int | None = None) -
         Catalog(transaction).change_tenant(
             embedding_model=target.embedding_model, chunker=target.chunker, portable=target.portable
         )
-    return Rollback(live, target, due.changed, due.added)
+    return Rollback(live, target, due.changed, due.added, due.unreadable)
 
 
 def _chunker(tenant: Tenant) -> str:

@@ -173,6 +173,7 @@ def _record(transaction: Transaction, tally: ListingTally, *, force: bool) -> No
     returned = transaction.one(SQL["come_back"]).documents
     tally.new = returned + transaction.one(SQL["add_documents"]).documents
     tally.changed = transaction.one(SQL["change_documents"], force=force).documents
+    transaction.run(SQL["note_forgotten"])
     if force:
         transaction.run(SQL["retry_refusals"])
     transaction.run(SQL["record_listed"])

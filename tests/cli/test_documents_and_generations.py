@@ -33,7 +33,7 @@ def test_what_failed_is_tried_again_at_once_when_asked(acme: Command) -> None:
     again = acme.json("documents", "retry", "acme")
     assert again["documents"]["quarantined"] == 1
     assert acme.json("documents", "list", "acme", "--state", "quarantined")[0]["attempts"] == 2
-    assert acme.run("documents", "retry", "acme", "docs/ferry.md").returncode == 1
+    assert acme.run("documents", "retry", "acme", "docs/ferry.md").returncode == 2
 
 
 def test_a_tenant_leaves_a_model_that_is_gone_and_comes_back(acme: Command, provider: OpenAIServer) -> None:
@@ -53,7 +53,13 @@ def test_a_tenant_leaves_a_model_that_is_gone_and_comes_back(acme: Command, prov
     assert [(one["number"], one["state"]) for one in acme.json("generations", "acme")] == [(1, "kept"), (2, "live")]
     provider.refused_models = set()
     back = acme.json("generations", "rollback", "acme")
-    assert back == {"generation": 1, "displaced": 2, "documents_changed": 0, "documents_added": 1}
+    assert back == {
+        "generation": 1,
+        "displaced": 2,
+        "documents_changed": 0,
+        "documents_added": 1,
+        "documents_unreadable": 0,
+    }
     assert acme.json("tenant", "show", "acme")["embedding_model"] == "openai/text-embedding-3-small"
     after = acme.json("sync", "acme")
     assert (after["build"], after["collection"]["documents"], after["collection"]["generation"]) == (None, 2, 1)

@@ -76,6 +76,12 @@ def test_it_stays_forgotten_when_it_is_edited_moved_touched_removed_and_put_back
     two.write("boats.txt", FERRY + " It is late.")
     assert two.sync().sources.changed == 0
     assert uris(two) == ["tickets.txt"]
+    # Known by what it held when it was last listed.
+    (two.folder / "boats.txt").rename(two.folder / "ships.txt")
+    assert two.sync().sources.renamed == 1
+    assert uris(two) == ["tickets.txt"]
+    (two.folder / "ships.txt").rename(two.folder / "boats.txt")
+    two.sync()
     (two.folder / "boats.txt").unlink()
     two.sync()
     two.write("boats.txt", FERRY)

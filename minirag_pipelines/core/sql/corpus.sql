@@ -80,7 +80,9 @@ WITH due AS (
      USING due
      WHERE f.tenant_id = %(tenant_id)s
        AND (f.stage = 'publish' AND f.key = due.version_id::text
-            OR f.stage = 'embed' AND f.key IN (SELECT encode(c.text_hash, 'hex') FROM chunk c
+            OR f.stage = 'embed'
+               AND f.maker = (SELECT g.model FROM generation g WHERE g.tenant_id = %(tenant_id)s AND g.state = 'live')
+               AND f.key IN (SELECT encode(c.text_hash, 'hex') FROM chunk c
                                                 WHERE c.tenant_id = %(tenant_id)s AND c.version_id = due.version_id))
 )
 SELECT document_id FROM due ORDER BY document_id;

@@ -110,7 +110,7 @@ SELECT d.kind, d.size_bytes, bool_or(d.content_hash IS NOT NULL) AS hashed
 SELECT f.source_id, f.uri, f.uri_key
   FROM difference f
  WHERE (f.source_id, f.uri_key) > (%(after_source)s::uuid, %(after_key)s::bytea)
-   AND (f.document_id IS NOT NULL AND NOT f.forgotten AND f.had_hash IS NOT NULL
+   AND (f.document_id IS NOT NULL AND f.had_hash IS NOT NULL
         OR f.document_id IS NULL
            AND EXISTS (SELECT 1 FROM unnest(%(kinds)s::text[], %(sizes)s::bigint[]) AS gone (kind, size_bytes)
                         WHERE gone.kind = f.kind
@@ -213,12 +213,23 @@ WITH changed AS (
 )
 SELECT count(*) FILTER (WHERE content_hash IS DISTINCT FROM had_hash OR content_hash IS NULL) AS documents FROM changed;
 
+-- name: note_forgotten
+-- What a forgotten document holds now, by which it is known when it is renamed.
+UPDATE document d
+   SET content_hash = f.content_hash, size_bytes = f.size_bytes
+  FROM difference f
+ WHERE d.tenant_id = %(tenant_id)s
+   AND d.document_id = f.document_id
+   AND f.forgotten
+   AND f.content_hash <> f.had_hash;
+
 -- name: retry_refusals
 -- Texts that the model has refused may be offered again, but for those of documents that are not read again now: they
 -- would be neither in the collection nor refused.
 DELETE FROM failure f
  WHERE f.tenant_id = %(tenant_id)s
    AND f.stage = 'embed'
+   AND f.maker = (SELECT g.model FROM generation g WHERE g.tenant_id = %(tenant_id)s AND g.state = 'live')
    AND NOT EXISTS (SELECT 1 FROM chunk c
                      JOIN document d ON d.tenant_id = %(tenant_id)s AND d.version_id = c.version_id
                                     AND d.pending IS NULL AND d.removed_at IS NULL AND d.forgotten_at IS NULL
