@@ -305,7 +305,7 @@ def test_a_look_during_syncs_finds_nothing_where_nothing_is(workbench: Workbench
     looking = threading.Thread(target=keep_looking)
     looking.start()
     try:
-        for number in range(8):
+        for number in range(4):
             for name in range(6):
                 workbench.write(f"{name}.md", f"# Thing {name}\n\nIn round {number} it speaks of {number * name}.\n")
             workbench.sync()
