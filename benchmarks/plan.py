@@ -22,10 +22,9 @@ from benchmarks.material import HISTORY
 from benchmarks.stack import clear_environment, credentials, machine, work_folder
 from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.database import Database, Writer
-from minirag_pipelines.core.providers.models import Embedder
-from minirag_pipelines.core.providers.registry import embedder
+from minirag_pipelines.core.providers.registry import embedder_of
 from minirag_pipelines.core.providers.tokenizers import LOCAL_EMBEDDING_MODEL, tokenizer_for
-from minirag_pipelines.core.records import ChunkerSettings, Generation, Source, Tenant
+from minirag_pipelines.core.records import ChunkerSettings, Source, Tenant
 from minirag_pipelines.core.schema import migrate
 from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.core.vector_store import VectorStore
@@ -120,10 +119,6 @@ def _foretold(found: Plan) -> tuple[Any, ...]:
         found.build.documents if found.build else 0,
         found.quarantined,
     )
-
-
-def embedder_of(whose: Tenant | Generation) -> Embedder:
-    return embedder(whose.embedding_model, dimension=whose.dimension if isinstance(whose, Generation) else None)
 
 
 def replayed(folder: Path, steps: int) -> Iterator[Path]:

@@ -15,10 +15,9 @@ from typing import Any
 
 from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.database import Database, Writer
-from minirag_pipelines.core.providers.models import Embedder
-from minirag_pipelines.core.providers.registry import embedder
+from minirag_pipelines.core.providers.registry import embedder_of
 from minirag_pipelines.core.providers.tokenizers import tokenizer_for
-from minirag_pipelines.core.records import ChunkerSettings, Generation, Source, Tenant
+from minirag_pipelines.core.records import ChunkerSettings, Source, Tenant
 from minirag_pipelines.core.schema import migrate
 from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.core.vector_store import VectorStore
@@ -78,17 +77,17 @@ class Stages:
         return read_pending(writer, self.sources, replace(parsing, pool=self.pool or parsing.pool))
 
     def _cut(self, writer: Writer) -> CuttingTally:
-        live = live_generation(writer, self.tenant, self.vectors, _embedder_of)
+        live = live_generation(writer, self.tenant, self.vectors, embedder_of)
         return cut_pending(writer, live, tokenizer_for(live.embedding_model))
 
     def _embed(self, writer: Writer) -> EmbeddingTally:
         tally = EmbeddingTally()
-        live = live_generation(writer, self.tenant, self.vectors, _embedder_of)
-        embed_pending(writer, live, self.vectors, _embedder_of, tally)
+        live = live_generation(writer, self.tenant, self.vectors, embedder_of)
+        embed_pending(writer, live, self.vectors, embedder_of, tally)
         return tally
 
     def _finish(self, writer: Writer) -> Finished:
-        return finish(writer, self.tenant, self.vectors, _embedder_of, self.settings)
+        return finish(writer, self.tenant, self.vectors, embedder_of, self.settings)
 
     def hottest(self) -> str:
         """Where each stage's time went, by cumulative time; libraries' imports are in it when they happen there."""
@@ -102,10 +101,6 @@ class Stages:
 def usual_pool(settings: Settings) -> AbstractContextManager[ParserPool]:
     """The parser pool of the asset `documents`."""
     return Parsing.of(settings).pool()
-
-
-def _embedder_of(whose: Tenant | Generation) -> Embedder:
-    return embedder(whose.embedding_model, dimension=getattr(whose, "dimension", None))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.database import Database
 from minirag_pipelines.core.errors import InvalidInput, NotAllowed
 from minirag_pipelines.core.providers.models import LOCAL_CHAT_MODEL, ChatModel, Embedder, Turn
-from minirag_pipelines.core.providers.registry import chat_model, embedder
+from minirag_pipelines.core.providers.registry import chat_model, embedder_of
 from minirag_pipelines.core.records import AuthContext, Bot, Generation
 from minirag_pipelines.core.settings import Settings, settings
 from minirag_pipelines.core.vector_store import VectorStore
@@ -122,7 +122,7 @@ class MiniRAG:
     def _embedder_of(self, generation: Generation) -> Embedder:
         known = self._embedders.get(generation.model_fingerprint)
         if known is None:
-            known = embedder(generation.embedding_model, dimension=generation.dimension)
+            known = embedder_of(generation)
             self._embedders[generation.model_fingerprint] = known
         return known
 

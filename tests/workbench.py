@@ -14,7 +14,7 @@ from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.database import Database, Row, Writer
 from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.providers.models import Embedder
-from minirag_pipelines.core.providers.registry import embedder
+from minirag_pipelines.core.providers.registry import embedder_of
 from minirag_pipelines.core.providers.tokenizers import tokenizer_for
 from minirag_pipelines.core.records import ChunkerSettings, Generation, Tenant
 from minirag_pipelines.core.settings import Settings
@@ -85,8 +85,7 @@ class Workbench:
             yield writer
 
     def embedder_of(self, whose: Tenant | Generation) -> Embedder:
-        dimension = whose.dimension if isinstance(whose, Generation) else None
-        return embedder(whose.embedding_model, dimension=dimension)
+        return embedder_of(whose)
 
     @property
     def parsing(self) -> Parsing:

@@ -11,9 +11,7 @@ from minirag_pipelines.cli.output import AsJson, out, print_json, print_table, p
 from minirag_pipelines.cli.session import Session, session
 from minirag_pipelines.cli.tenants import TenantId
 from minirag_pipelines.core.catalog import Catalog
-from minirag_pipelines.core.providers.models import Embedder
-from minirag_pipelines.core.providers.registry import embedder
-from minirag_pipelines.core.records import Generation, Tenant
+from minirag_pipelines.core.providers.registry import embedder_of
 
 if TYPE_CHECKING:
     from minirag_pipelines.ingest.planning import Plan, PlannedBuild, PlannedDocument, Texts
@@ -59,14 +57,10 @@ def planned(opened: Session, tenant_id: str, *, force: bool = False, allow_empty
             tenant,
             sources,
             Parsing.of(opened.settings),
-            _embedder_of,
+            embedder_of,
             force=force,
             allow_empty=allow_empty or opened.settings.allow_empty,
         )
-
-
-def _embedder_of(whose: Tenant | Generation) -> Embedder:
-    return embedder(whose.embedding_model, dimension=whose.dimension if isinstance(whose, Generation) else None)
 
 
 def report_of(tenant: str, found: Plan, seconds: float) -> dict[str, Any]:

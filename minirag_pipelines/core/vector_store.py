@@ -104,14 +104,7 @@ class Collection:
 
     def nearest(self, vector: Vectors, limit: int) -> list[Near]:
         """At most `limit` texts, nearest first."""
-        question: Any = [vector]
-        with _translated(self._address, self.name):
-            found = self._raw.query(query_embeddings=question, n_results=limit, include=["distances"])
-        distances = found["distances"] or [[]]
-        return [
-            Near(bytes.fromhex(text_id), 1.0 - float(distance))
-            for text_id, distance in zip(found["ids"][0], distances[0], strict=True)
-        ]
+        return self.nearest_of_each([vector], limit)[0]
 
     def nearest_of_each(self, vectors: Sequence[Vectors], limit: int = 1) -> list[list[Near]]:
         """For each vector at most `limit` texts, nearest first. A request of many stalls the searches of others."""

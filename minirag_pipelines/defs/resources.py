@@ -13,7 +13,7 @@ from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.database import Database, Writer
 from minirag_pipelines.core.errors import InvalidInput
 from minirag_pipelines.core.providers.models import Embedder
-from minirag_pipelines.core.providers.registry import embedder
+from minirag_pipelines.core.providers.registry import embedder_of
 from minirag_pipelines.core.records import Generation, Source, Tenant
 from minirag_pipelines.core.settings import Settings, settings
 from minirag_pipelines.core.vector_store import VectorStore
@@ -79,5 +79,4 @@ class Providers(dg.ConfigurableResource["Providers"]):
 
     def embedder_of(self, whose: Tenant | Generation) -> Embedder:
         """The model of a tenant's settings, or of a generation that was made from them."""
-        dimension = whose.dimension if isinstance(whose, Generation) else None
-        return embedder(whose.embedding_model, dimension=dimension)
+        return embedder_of(whose)

@@ -6,7 +6,6 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 from psycopg.types.json import Jsonb
 
@@ -32,14 +31,6 @@ class CuttingTally:
     dropped: int = 0
     tokens: Counter[int] = field(default_factory=Counter)
 
-    def __iadd__(self, other: CuttingTally) -> Self:
-        self.versions += other.versions
-        self.added += other.added
-        self.kept += other.kept
-        self.dropped += other.dropped
-        self.tokens += other.tokens
-        return self
-
 
 def cut_pending(writer: Writer, live: Generation, tokenizer: Tokenizer, *, batch: int = 32) -> CuttingTally:
     """Cut what pending documents point at and the live generation's chunker has not cut, committed in batches."""
@@ -61,7 +52,7 @@ def cut_version(
     tally: CuttingTally,
 ) -> None:
     """Cut a version with a generation's chunker; the tally learns how many chunks of which length that gave."""
-    drafts = chunk(_version(transaction, version_id), generation.chunker, tokenizer)
+    drafts = chunk(parsed_version(transaction, version_id), generation.chunker, tokenizer)
     record_chunks(transaction, version_id, generation.chunker_fingerprint, drafts, run_id)
     tally.versions += 1
     tally.tokens.update(draft.tokens for draft in drafts)
@@ -96,7 +87,8 @@ def record_chunks(
     )
 
 
-def _version(transaction: Transaction, version_id: uuid.UUID) -> ParsedDocument:
+def parsed_version(transaction: Transaction, version_id: uuid.UUID) -> ParsedDocument:
+    """What the parser has made of a version's content."""
     row = transaction.one(SQL["version"], version_id=version_id)
     return ParsedDocument(row.title, row.text, tuple(element_of(element) for element in row.elements), row.pages)
 

@@ -10,23 +10,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Self
 
 from minirag_pipelines.core.database import Row, Writer, statements
 from minirag_pipelines.core.errors import RehearsalInterrupted
 from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.providers.models import Embedder, Usage
 from minirag_pipelines.core.providers.tokenizers import tokenizer_for
-from minirag_pipelines.core.records import Generation, ParsedDocument, Source, Tenant, embedded_text, text_hash
-from minirag_pipelines.ingest import building, cutting, embedding, listing, reading
+from minirag_pipelines.core.records import Generation, Source, Tenant, embedded_text, text_hash
+from minirag_pipelines.ingest import building, embedding, listing, reading
 from minirag_pipelines.ingest.chunking import chunk, chunker_fingerprint
-from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending
+from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending, parsed_version
 from minirag_pipelines.ingest.embedding import EMBED_BATCH, EmbedderOf, unsettled_texts
 from minirag_pipelines.ingest.formats import parser_fingerprint
 from minirag_pipelines.ingest.generating import as_asked
 from minirag_pipelines.ingest.listing import ListingTally, list_sources
 from minirag_pipelines.ingest.parser_pool import Parsing
 from minirag_pipelines.ingest.publishing import erase_forgotten
-from minirag_pipelines.ingest.reading import element_of, read_pending, refusing_limits, retry_failures
+from minirag_pipelines.ingest.reading import read_pending, refusing_limits, retry_failures
 
 SQL = statements("minirag_pipelines.ingest.sql", "planning.sql")
 _PAGE = 500
@@ -42,10 +43,11 @@ class Texts:
     reused: int = 0
     usage: Usage = field(default_factory=Usage)
 
-    def add(self, other: Texts) -> None:
+    def __iadd__(self, other: Texts) -> Self:
         self.embedded += other.embedded
         self.reused += other.reused
         self.usage += other.usage
+        return self
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ class Plan:
         """Those of the live generation and of the next one together, as a sync reports them."""
         total = Texts()
         for part in (self.texts, *([self.build.texts] if self.build else [])):
-            total.add(part)
+            total += part
         return total
 
 
@@ -235,7 +237,7 @@ class _Rehearsal:
         for rows in self._writer.pages(embedding.SQL["documents_to_embed"], "document_id", most=_PAGE):
             for row in rows:
                 texts = self._texts_of(generation, row.version_id)
-                self.texts.add(texts)
+                self.texts += texts
                 planned[row.document_id].texts = texts
 
     def _plan_build(self, live: Generation, target: Generation, build: PlannedBuild) -> None:
@@ -258,33 +260,28 @@ class _Rehearsal:
             uncut_versions = {row.version_id for row in uncut}
             for version_id in versions:
                 if version_id in uncut_versions:
-                    build.texts.add(self._texts_when_cut(target, version_id, build))
+                    build.texts += self._texts_when_cut(target, version_id, build)
                 else:
-                    build.texts.add(self._texts_of(target, version_id))
+                    build.texts += self._texts_of(target, version_id)
 
     def _texts_of(self, generation: Generation, version_id: uuid.UUID) -> Texts:
         """What a version that is cut brings into a generation."""
         texts = Texts()
         for hashes in unsettled_texts(self._writer, generation, [[version_id]]):
-            texts.add(self._counted(generation, hashes))
+            texts += self._counted(generation, hashes)
         return texts
 
     def _texts_when_cut(self, generation: Generation, version_id: uuid.UUID, build: PlannedBuild) -> Texts:
         """The same of one that is not: cut in memory, so that a build is planned without writing it."""
         with self._writer.reading() as transaction:
-            row = transaction.one(cutting.SQL["version"], version_id=version_id)
-        elements = tuple(element_of(element) for element in row.elements)
-        drafts = chunk(
-            ParsedDocument(row.title, row.text, elements, row.pages),
-            generation.chunker,
-            tokenizer_for(generation.embedding_model),
-        )
+            document = parsed_version(transaction, version_id)
+        drafts = chunk(document, generation.chunker, tokenizer_for(generation.embedding_model))
         build.chunks += len(drafts)
         passages = [embedded_text(draft.headings, draft.text) for draft in drafts]
         by_hash = {text_hash(passage): passage for passage in passages}
         hashes, texts = list(by_hash), Texts()
         for start in range(0, len(hashes), EMBED_BATCH):
-            texts.add(self._counted(generation, hashes[start : start + EMBED_BATCH], by_hash))
+            texts += self._counted(generation, hashes[start : start + EMBED_BATCH], by_hash)
         return texts
 
     def _counted(

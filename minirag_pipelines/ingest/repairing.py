@@ -27,7 +27,7 @@ from minirag_pipelines.ingest.embedding import SQL as EMBEDDING
 from minirag_pipelines.ingest.embedding import index
 from minirag_pipelines.ingest.progress import Progress
 from minirag_pipelines.ingest.publishing import SQL as PUBLISHING
-from minirag_pipelines.ingest.restoring import foreign_ids
+from minirag_pipelines.ingest.restoring import delete_foreign
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Repair:
         self._mend_texts(collection)
         self._mend_published(collection)
         if self._drift.foreign:
-            self._delete_foreign(collection)
+            self._mended.deleted += delete_foreign(self._writer, collection, self._generation, self._drift.foreign)
         self._set_counters()
 
     def _mend_texts(self, collection: Collection) -> None:
@@ -189,16 +189,6 @@ class Repair:
                 SQL["doubt"], generation=self._generation.number, text_hashes=list(hashes), state=state
             ).fetchall()
         )
-
-    def _delete_foreign(self, collection: Collection) -> None:
-        def known(text_hashes: Sequence[bytes]) -> set[bytes]:
-            with self._writer.reading() as transaction:
-                rows = transaction.run(SQL["indexed_now"], text_hashes=list(text_hashes), **self._keys())
-                return {row.text_hash for row in rows}
-
-        for ids in foreign_ids(collection, known, self._drift.foreign):
-            collection.delete_ids(ids, check=self._writer.check)
-            self._mended.deleted += len(ids)
 
     def _set_counters(self) -> None:
         """Counted under the generation's row lock: whoever changes what is counted changes the counters too."""

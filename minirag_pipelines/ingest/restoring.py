@@ -39,7 +39,7 @@ def restore_lost(writer: Writer, vectors: VectorStore, generation: Generation) -
         surplus -= len(collection.present([row.text_hash for row in rows]))
     if surplus > 0:
         _log.warning("Chroma holds %s vectors that PostgreSQL does not know; they are deleted.", f"{surplus:,}")
-        _delete_foreign(writer, collection, generation, surplus)
+        delete_foreign(writer, collection, generation, surplus)
     if surplus < 0:
         _log.warning("Chroma has lost %s of %s vectors; they are written anew.", f"{-surplus:,}", f"{expected.there:,}")
         return _write_absent(writer, collection, generation)
@@ -71,14 +71,19 @@ def _write_absent(writer: Writer, collection: Collection, generation: Generation
     return written
 
 
-def _delete_foreign(writer: Writer, collection: Collection, generation: Generation, surplus: int) -> None:
+def delete_foreign(writer: Writer, collection: Collection, generation: Generation, surplus: int) -> int:
+    """Delete what PostgreSQL does not know from the collection, `surplus` ids as far as was counted; how many."""
+
     def known(text_hashes: Sequence[bytes]) -> set[bytes]:
         with writer.reading() as transaction:
             rows = transaction.run(SQL["known_texts"], generation=generation.number, text_hashes=list(text_hashes))
             return {row.text_hash for row in rows}
 
+    deleted = 0
     for ids in foreign_ids(collection, known, surplus):
         collection.delete_ids(ids, check=writer.check)
+        deleted += len(ids)
+    return deleted
 
 
 def foreign_ids(

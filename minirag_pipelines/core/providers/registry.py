@@ -9,6 +9,7 @@ from functools import lru_cache
 from minirag_pipelines.core.errors import ModelUnknown
 from minirag_pipelines.core.providers.models import LOCAL_CHAT_MODEL, ChatModel, Embedder
 from minirag_pipelines.core.providers.tokenizers import LOCAL_EMBEDDING_MODEL
+from minirag_pipelines.core.records import Generation, Tenant
 
 # `gpt-4o-mini`, `ollama/nomic-embed-text:v1.5`, `hosted_vllm/BAAI/bge-m3`, `vertex_ai/text-embedding@005`
 MODEL = re.compile(r"[A-Za-z0-9][\w.:@+-]*(?:/[\w.:@+-]+)*")
@@ -26,6 +27,12 @@ def embedder(model: str, *, dimension: int | None = None, credentials: Mapping[s
     from minirag_pipelines.core.providers.lite_embedder import LiteEmbedder
 
     return LiteEmbedder(model, dimension=dimension, credentials=credentials)
+
+
+def embedder_of(whose: Tenant | Generation) -> Embedder:
+    """The model of a tenant's settings, or of a generation that was made from them: its dimension is known."""
+    dimension = whose.dimension if isinstance(whose, Generation) else None
+    return embedder(whose.embedding_model, dimension=dimension)
 
 
 def chat_model(model: str, *, credentials: Mapping[str, str] | None = None) -> ChatModel:
