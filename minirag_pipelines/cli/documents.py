@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from minirag_pipelines.cli.syncing import show_report, synced
 from minirag_pipelines.cli.tenants import TenantId
 from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.errors import InvalidInput, NotFound, SyncInProgress
-from minirag_pipelines.core.records import Document
+from minirag_pipelines.core.records import Document, uuid_of
 
 app = typer.Typer(
     cls=ListByDefault,
@@ -116,11 +115,9 @@ def retry(
 
 def _document(corpus: Corpus, uri: str) -> Document:
     """By URI or id, or by the path of a local file. Raises NotFound."""
-    from minirag_pipelines.ingest.connectors.files import file_uri
+    from minirag_pipelines.ingest.connectors.files import addresses
 
-    found = corpus.find_document(uri)
-    if found is None and "://" not in uri:
-        found = corpus.find_document(file_uri(str(Path(uri).expanduser().absolute())))
+    found = corpus.find_document(uuid_of(uri), addresses(uri))
     if found is None:
         raise NotFound("document", uri)
     return found

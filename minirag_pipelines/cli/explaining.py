@@ -15,7 +15,8 @@ from minirag_pipelines.cli.tenants import TenantId
 from minirag_pipelines.core.records import heading_path
 
 if TYPE_CHECKING:
-    from minirag_pipelines.ingest.explaining import ChunkLine, Lineage, Verification
+    from minirag_pipelines.ingest.explaining import ChunkLine, Lineage
+    from minirag_pipelines.ingest.verifying import Verification
 
 # How many chunks of a document are shown to people, and how much of each.
 _SHOWN_CHUNKS, _SHOWN_CHARACTERS = 10, 100
@@ -32,14 +33,15 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Where a chunk or a document comes from; read, parsed and cut again to see whether it still comes out so."""
-    from minirag_pipelines.ingest import explaining
+    from minirag_pipelines.ingest.explaining import explain as explained
     from minirag_pipelines.ingest.parser_pool import Parsing
+    from minirag_pipelines.ingest.verifying import verify
 
     with session() as opened:
         opened.tenant(tenant)
-        lineage = explaining.explain(opened.database, tenant, subject)
+        lineage = explained(opened.database, tenant, subject)
         with progress("Reading and parsing the document again"):
-            verified = explaining.verify(opened.database, lineage, Parsing.of(opened.settings, workers=1))
+            verified = verify(opened.database, lineage, Parsing.of(opened.settings, workers=1))
     if as_json:
         print_json(lineage.to_json() | {"verified": asdict(verified)})
     else:

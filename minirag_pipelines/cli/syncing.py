@@ -7,7 +7,7 @@ process, as a run of the same job that the UI shows later.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -37,6 +37,10 @@ class Outcome:
     succeeded: bool
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: str | None = None
+
+    def reported(self, asset: str) -> dict[str, Any]:
+        """Nothing for an asset that the run did not come to."""
+        return self.metadata.get(asset, {})
 
 
 Runner = Callable[[Settings, str, Mapping[str, Any], Callable[[str], None]], Outcome]
@@ -84,7 +88,7 @@ def synced(opened: Session, tenant: str, *, force: bool = False, allow_empty: bo
 
 def _goes_on(slice_: Outcome) -> bool:
     """Whether a slice has left something of a build to the next one; one that got nowhere has not."""
-    done = slice_.metadata.get("collection", {})
+    done = slice_.reported("collection")
     moved = any(done.get(f"build_{name}") for name in ("documents", "chunks", "embedded", "reused"))
     return slice_.succeeded and bool(done.get("build_left")) and moved
 
@@ -92,35 +96,18 @@ def _goes_on(slice_: Outcome) -> bool:
 def report_of(tenant: str, slices: Sequence[Outcome], now: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """The report's stable shape, from what the assets have reported, slice by slice, and from how the tenant is now."""
     last = slices[-1]
-    said = [problem for slice_ in slices for problem in slice_.metadata.get("sources", {}).get("problems", [])]
-    problems = list(dict.fromkeys(said))
-    if not last.succeeded and "sources" not in last.metadata:
-        problems.append(last.error or "The sources could not be listed.")
-    problems += [
-        one.metadata["embeddings"]["problem"] for one in slices if one.metadata.get("embeddings", {}).get("problem")
-    ]
-    built = last.metadata.get("collection", {})
-    failed = built if "quarantined" in built else last.metadata.get("documents", {})
-    refused = last.metadata.get("embeddings", {}).get("refused", 0)
-    if built.get("build_generation"):
-        refused = built.get("build_refused", 0)
-    costs = [cost for slice_ in slices for cost in _costs(slice_)]
+    problems = _problems(slices)
+    built = last.reported("collection")
+    failed = built if "quarantined" in built else last.reported("documents")
+    refused = built["build_refused"] if built.get("build_generation") else last.reported("embeddings").get("refused", 0)
     report = {
         "tenant": tenant,
         "run_id": last.run_id,
-        "status": "failed"
-        if not last.succeeded
-        else "warning"
-        if problems or failed.get("quarantined") or refused
-        else "ok",
+        "status": "warning" if problems or failed.get("quarantined") or refused else "ok",
         "sources": {name: _total(slices, "sources", name) for name in ("new", "changed", "renamed", "removed")}
-        | {"unchanged": slices[0].metadata.get("sources", {}).get("unchanged", 0), "problems": problems},
-        "documents": {
-            "parsed": _total(slices, "documents", "parsed"),
-            "reused": _total(slices, "documents", "reused"),
-            "quarantined": failed.get("quarantined", 0),
-            "reasons": failed.get("reasons", {}),
-        },
+        | {"unchanged": slices[0].reported("sources").get("unchanged", 0), "problems": problems},
+        "documents": {name: _total(slices, "documents", name) for name in ("parsed", "reused")}
+        | {"quarantined": failed.get("quarantined", 0), "reasons": failed.get("reasons", {})},
         "chunks": {
             "added": _total(slices, "chunks", "added") + _total(slices, "collection", "build_chunks"),
             "kept": _total(slices, "chunks", "kept"),
@@ -130,7 +117,7 @@ def report_of(tenant: str, slices: Sequence[Outcome], now: Mapping[str, Any], se
             name: _total(slices, "embeddings", name) + _total(slices, "collection", f"build_{name}")
             for name in ("embedded", "reused", "tokens")
         }
-        | {"refused": refused, "cost_usd": None if None in costs else sum(filter(None, costs))},
+        | {"refused": refused, "cost_usd": _cost_usd(slices)},
         "collection": {
             "generation": now["generation"] or 0,
             "documents": now["documents"],
@@ -140,24 +127,41 @@ def report_of(tenant: str, slices: Sequence[Outcome], now: Mapping[str, Any], se
         "slices": len(slices),
         "seconds": round(seconds, 2),
     }
-    return report if last.succeeded else report | {"error": last.error or "The run failed."}
+    return report if last.succeeded else report | {"status": "failed", "error": last.error or "The run failed."}
+
+
+def _problems(slices: Sequence[Outcome]) -> list[str]:
+    """Each once, though every slice has met it."""
+    problems = [problem for slice_ in slices for problem in slice_.reported("sources").get("problems", [])]
+    last = slices[-1]
+    if not last.succeeded and "sources" not in last.metadata:
+        problems.append(last.error or "The sources could not be listed.")
+    problems += [one.reported("embeddings")["problem"] for one in slices if "problem" in one.reported("embeddings")]
+    return list(dict.fromkeys(problems))
 
 
 def _total(slices: Sequence[Outcome], asset: str, name: str) -> Any:
-    return sum(slice_.metadata.get(asset, {}).get(name, 0) for slice_ in slices)
+    return sum(slice_.reported(asset).get(name, 0) for slice_ in slices)
 
 
-def _costs(slice_: Outcome) -> Iterator[float | None]:
-    """What each asset that embeds has cost; None where the price is not known."""
-    if "embeddings" in slice_.metadata:
-        yield slice_.metadata["embeddings"].get("cost_usd")
-    if "build_generation" in slice_.metadata.get("collection", {}):
-        yield slice_.metadata["collection"].get("build_cost_usd")
+def _cost_usd(slices: Sequence[Outcome]) -> float | None:
+    """None where the price of anything is not known."""
+    total = 0.0
+    for slice_ in slices:
+        for asset, asked, cost in (
+            ("embeddings", "embedded", "cost_usd"),
+            ("collection", "build_generation", "build_cost_usd"),
+        ):
+            reported = slice_.reported(asset)
+            if asked in reported and cost not in reported:
+                return None
+            total += reported.get(cost, 0.0)
+    return total
 
 
 def _build(slices: Sequence[Outcome]) -> dict[str, Any] | None:
     """The next generation, as far as it was built; None where none was."""
-    last = slices[-1].metadata.get("collection", {})
+    last = slices[-1].reported("collection")
     if "build_generation" not in last:
         return None
     return {

@@ -78,9 +78,11 @@ class Corpus:
         row = self.transaction.run(SQL["page"], version_id=version_id, position=position).fetchone()
         return row.page if row else None
 
-    def find_document(self, reference: str) -> Document | None:
-        """By URI or id; of several that had the URI, the one that has it now, or had it last."""
-        row = self.transaction.run(SQL["document"], reference=reference, uri_key=uri_key(reference)).fetchone()
+    def find_document(self, document_id: uuid.UUID | None, uris: Sequence[str] = ()) -> Document | None:
+        """By id or by URI; of several that had one of the URIs, the one that has it now, or had it last."""
+        row = self.transaction.run(
+            SQL["document"], document_id=document_id, uri_keys=[uri_key(uri) for uri in uris]
+        ).fetchone()
         if row is None:
             return None
         return Document(row.document_id, row.source_id, row.uri, row.removed_at, row.forgotten_at)

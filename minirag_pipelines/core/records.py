@@ -213,6 +213,14 @@ def version_id(content: bytes, kind: str, parser: str) -> uuid.UUID:
     return uuid.UUID(bytes=hashlib.sha256(b"\0".join([content, kind.encode(), parser.encode()])).digest()[:16])
 
 
+def uuid_of(words: str) -> uuid.UUID | None:
+    """The id that a person has written, with its hyphens or without; None for what is none."""
+    try:
+        return uuid.UUID(words) if re.fullmatch(r"[0-9a-fA-F-]{32,36}", words) else None
+    except ValueError:
+        return None
+
+
 def fingerprint(*parts: object) -> str:
     """A short name for a combination of settings, 16 hex digits: equal parts, equal name."""
     return hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()[:16]

@@ -1,46 +1,27 @@
-"""Where a chunk or a document comes from, step by step down to its source, and whether it still comes out so.
-
-Only reads: PostgreSQL in one snapshot, then the source. Nothing of it is recorded.
-"""
+"""Where a chunk or a document comes from, step by step down to its source: read in one snapshot, nothing recorded."""
 
 from __future__ import annotations
 
-import os
 import re
 import uuid
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
+from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.database import Database, Row, Transaction, snapshot, statements
-from minirag_pipelines.core.errors import DocumentUnreadable, InvalidInput, NotFound, SourceUnreadable
-from minirag_pipelines.core.providers.tokenizers import tokenizer_for
+from minirag_pipelines.core.errors import InvalidInput, NotFound
 from minirag_pipelines.core.records import (
-    ChunkDraft,
-    ChunkerSettings,
-    ParsedDocument,
-    content_hash,
-    embedded_text,
-    text_hash,
-    uri_key,
+    uuid_of,
 )
-from minirag_pipelines.ingest.chunking import chunk, chunker_fingerprint
-from minirag_pipelines.ingest.connectors.files import file_path, file_uri
-from minirag_pipelines.ingest.connectors.kinds import connect
-from minirag_pipelines.ingest.formats import parser_fingerprint
-from minirag_pipelines.ingest.parser_pool import ParseJob, Parsing
-from minirag_pipelines.ingest.reading import element_of
+from minirag_pipelines.ingest.connectors.files import addresses
 
 SQL = statements("minirag_pipelines.ingest.sql", "explaining.sql")
 CHUNK_ID = re.compile(r"([0-9a-fA-F-]{32,36}):([0-9a-f]{16}):(\d{1,9})")
 # Other documents with the same version that are named, of however many there are.
 ALSO_IN = 10
 _BATCH = 1000
-IDENTICAL, CHANGED, UNREADABLE = "identical", "changed", "unreadable"
-DIFFERENT, MOVED, NOT_CHECKED = "different", "moved", "not checked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,20 +151,6 @@ class Lineage:
         return {"tenant": found.pop("tenant_id")} | {key: found[key] for key in found if key != "whole"}
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What reading, parsing and cutting again gave. `reason` says what differs, or why something was not checked."""
-
-    content: str
-    parse: str
-    chunks: str
-    reason: str | None
-
-    @property
-    def identical(self) -> bool:
-        return self.content == self.parse == self.chunks == IDENTICAL
-
-
 def explain(database: Database, tenant_id: str, subject: str) -> Lineage:
     """The chain of a chunk (by the id that a search gives) or a document (by id, URI or path), in one snapshot.
 
@@ -193,51 +160,15 @@ def explain(database: Database, tenant_id: str, subject: str) -> Lineage:
         raise InvalidInput("chunk or document", "is empty.")
     with database.connection() as connection, snapshot(connection, tenant_id) as transaction:
         if named := CHUNK_ID.fullmatch(subject):
-            version_id = _uuid(named[1])
+            version_id = uuid_of(named[1])
             if version_id is None:
                 raise NotFound("chunk", subject)
             return _of_chunk(transaction, subject, version_id, named[2], int(named[3]))
-        document_id = _uuid(subject) or _document_at(transaction, subject)
-        row = transaction.run(SQL["document"], document_id=document_id).fetchone() if document_id else None
+        document = Corpus(transaction).find_document(uuid_of(subject), addresses(subject))
+        row = transaction.run(SQL["document"], document_id=document.document_id).fetchone() if document else None
         if row is None:
             raise NotFound("chunk or document", subject)
         return _chain(transaction, row, row.version_id, None, None)
-
-
-def verify(database: Database, lineage: Lineage, parsing: Parsing) -> Verification:
-    """Read the source again, parse it with today's parser and cut it with the chain's chunker, and compare."""
-    document, source, version = lineage.document, lineage.source, lineage.version
-    reason = _unreadable(document, source)
-    if document is None or source is None or reason is not None:
-        return Verification(UNREADABLE, NOT_CHECKED, NOT_CHECKED, reason)
-    try:
-        content = connect(source.kind, source.config).read(document.uri, max_bytes=parsing.max_bytes)
-    except (DocumentUnreadable, SourceUnreadable, InvalidInput) as error:
-        return Verification(UNREADABLE, NOT_CHECKED, NOT_CHECKED, f"The source gives no content: {error.reason}")
-    known = version.content_hash if version else document.content_hash
-    if known is None:
-        return Verification(NOT_CHECKED, NOT_CHECKED, NOT_CHECKED, "Nothing is known of its content yet: sync first.")
-    compared = IDENTICAL if content_hash(content).hex() == known else CHANGED
-    reasons = [] if compared == IDENTICAL else ["The source's content has changed since: it has another hash."]
-    kind = version.kind if version else document.kind
-    with parsing.pool() as workers:
-        ((_, parsed),) = workers.parse_all([ParseJob(document.document_id, document.uri, kind, content)])
-    if version is None:
-        words = f"it can't be parsed: {parsed.reason}" if isinstance(parsed, DocumentUnreadable) else "sync first."
-        return Verification(compared, NOT_CHECKED, NOT_CHECKED, " ".join([*reasons, f"There is no version: {words}"]))
-    if isinstance(parsed, DocumentUnreadable):
-        reasons.append(f"Today's parser can't read it: {parsed.reason}")
-        return Verification(compared, DIFFERENT, NOT_CHECKED, " ".join(reasons))
-    with database.transaction(lineage.tenant_id) as transaction:
-        stored = transaction.run(SQL["parsed"], version_id=version.version_id).fetchone()
-    outcome = _compare_parse(stored, parsed)
-    today = parser_fingerprint(kind, parsing.languages)
-    if today != version.parser:
-        reasons.append(f"The parser of today is {today}, the version was made by {version.parser}.")
-    if outcome == DIFFERENT and compared == IDENTICAL:
-        reasons.append("Parsed again, it comes out differently.")
-    cut, why = _compare_chunks(lineage, parsed)
-    return Verification(compared, outcome, cut, " ".join([*reasons, *why]) or None)
 
 
 def _of_chunk(transaction: Transaction, chunk_id: str, version_id: uuid.UUID, chunker: str, ordinal: int) -> Lineage:
@@ -370,110 +301,3 @@ def _chunker(row: Row) -> ChunkerLine:
         run_id=row.run_id,
         cut_at=row.created_at,
     )
-
-
-def _document_at(transaction: Transaction, address: str) -> uuid.UUID | None:
-    """The document at a URI, or at the path of a file of this machine."""
-    uris = {address}
-    if re.match(r"(file|local)://", address):
-        uris.add(file_uri(file_path(address)))
-    elif "://" not in address:
-        path = Path(address).expanduser()
-        # As given, and as it is reached through links: a source keeps the links in its folder's path.
-        uris |= {file_uri(os.path.abspath(path)), file_uri(os.path.realpath(path))}  # noqa: PTH100
-    keys = [uri_key(uri) for uri in sorted(uris) if _is_text(uri)]
-    row = transaction.run(SQL["document_at"], uri_keys=keys).fetchone()
-    return row.document_id if row else None
-
-
-def _unreadable(document: DocumentLine | None, source: SourceLine | None) -> str | None:
-    """Why a document is not read again, None when it is."""
-    if document is None or source is None:
-        return "No document has this version any more, so there is nothing to read again."
-    if document.forgotten_at is not None or document.removed_at is not None:
-        return document.reason
-    if source.removed_at is not None:
-        return f"The source {source.name} was removed."
-    return None
-
-
-def _compare_parse(stored: Row | None, parsed: ParsedDocument) -> str:
-    if stored is None:
-        return NOT_CHECKED  # deleted meanwhile
-    elements = tuple(element_of(element) for element in stored.elements)
-    known = (stored.title, stored.text, elements, stored.pages)
-    return IDENTICAL if known == (parsed.title, parsed.text, parsed.elements, parsed.pages) else DIFFERENT
-
-
-Cut = tuple[int, tuple[int, int], tuple[str, ...], int | None, str]
-
-
-def _compare_chunks(lineage: Lineage, parsed: ParsedDocument) -> tuple[str, list[str]]:
-    """How the chain's chunks compare with those that come out of the document now, and sentences on what differs."""
-    chunker = lineage.chunker
-    if chunker is None:
-        return NOT_CHECKED, ["It has not been cut into chunks yet."]
-    if chunker.max_tokens is None or chunker.overlap_tokens is None or chunker.embedding_model is None:
-        return NOT_CHECKED, ["No generation has the chunker any more, so its settings are not known."]
-    settings, tokenizer = (
-        ChunkerSettings(chunker.max_tokens, chunker.overlap_tokens),
-        tokenizer_for(chunker.embedding_model),
-    )
-    why = []
-    if chunker_fingerprint(settings, tokenizer.name) != chunker.fingerprint:
-        why.append("The chunker of today is another one.")
-    drafts = chunk(parsed, settings, tokenizer)
-    if lineage.whole:
-        return _compare_all(lineage.chunks, drafts, why)
-    return _compare_one(lineage.chunks[0], drafts, why)
-
-
-def _compare_one(known: ChunkLine, drafts: Sequence[ChunkDraft], why: list[str]) -> tuple[str, list[str]]:
-    same = [draft for draft in drafts if _hash(draft) == known.text_hash]
-    if any(_cut(draft) == _known_cut(known) for draft in same):
-        return IDENTICAL, why
-    if not same:
-        return DIFFERENT, [*why, "The chunk's text does not come out any more."]
-    found = min(same, key=lambda draft: abs(draft.start - known.span[0]))
-    return MOVED, [
-        *why,
-        f"The chunk's text comes out at another place: as chunk {found.ordinal}, characters {found.start:,} to "
-        f"{found.end:,}, instead of chunk {known.ordinal}, characters {known.span[0]:,} to {known.span[1]:,}.",
-    ]
-
-
-def _compare_all(known: Sequence[ChunkLine], drafts: Sequence[ChunkDraft], why: list[str]) -> tuple[str, list[str]]:
-    if [_known_cut(one) for one in known] == [_cut(draft) for draft in drafts]:
-        return IDENTICAL, why
-    before, now = Counter(one.text_hash for one in known), Counter(_hash(draft) for draft in drafts)
-    lost, new = (before - now).total(), (now - before).total()
-    if not lost and not new:
-        return MOVED, [*why, "The same chunks come out, at other places."]
-    return DIFFERENT, [*why, f"Of {len(known):,} chunks {lost:,} do not come out any more, and {new:,} others do."]
-
-
-def _cut(draft: ChunkDraft) -> Cut:
-    return draft.ordinal, (draft.start, draft.end), draft.headings, draft.page, _hash(draft)
-
-
-def _known_cut(known: ChunkLine) -> Cut:
-    return known.ordinal, known.span, known.headings, known.page, known.text_hash
-
-
-def _hash(draft: ChunkDraft) -> str:
-    return text_hash(embedded_text(draft.headings, draft.text)).hex()
-
-
-def _uuid(words: str) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(words) if re.fullmatch(r"[0-9a-fA-F-]{32,36}", words) else None
-    except ValueError:
-        return None
-
-
-def _is_text(words: str) -> bool:
-    try:
-        words.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

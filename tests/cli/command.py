@@ -7,13 +7,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass
 class Command:
     """`minirag` in a folder of its own, with the test's stores in its environment."""
 
+    timeout_s: ClassVar[float] = 120
     folder: Path
     environment: dict[str, str]
 
@@ -29,7 +30,7 @@ class Command:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=self.timeout_s)
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
     def json(self, *arguments: str, exits: int = 0) -> Any:

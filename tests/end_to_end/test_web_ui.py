@@ -6,20 +6,19 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import psutil
 import pytest
 
 from minirag_pipelines.cli.remote_run import answers
 from minirag_pipelines.core.settings import Settings
+from tests.cli.command import Command
 from tests.fakes import OpenAIServer
 
 if TYPE_CHECKING:
@@ -32,37 +31,24 @@ LINEAGE = ["sources", "documents", "chunks", "embeddings", "collection"]
 
 
 @dataclass
-class Stack:
-    folder: Path
-    environment: dict[str, str]
+class Stack(Command):
+    """The command in a folder where it runs the whole stack."""
+
     provider: OpenAIServer
+    timeout_s: ClassVar[float] = 240
     ui_url: str = ""
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "minirag_pipelines.cli.main", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str, exits: int = 0) -> str:
-        process = self.start(*arguments)
-        stdout, stderr = process.communicate(timeout=240)
-        assert process.returncode == exits, stderr
-        return stdout
+    def out(self, *arguments: str, exits: int = 0) -> str:
+        done = self.run(*arguments)
+        assert done.returncode == exits, done.stderr
+        return done.stdout
 
     def start_all(self) -> None:
         try:
-            self.run("up", "--detach")
+            self.out("up", "--detach")
         except AssertionError as error:
             logs = sorted((self.folder / "home" / "logs").glob("*.log"))
             pytest.fail("\n".join([str(error), *(f"{log.name}:\n{log.read_text()[-2000:]}" for log in logs)]))
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.run(*arguments, "--json"))
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +69,11 @@ def stack() -> Iterator[Stack]:
                 docs = folder / tenant
                 docs.mkdir()
                 (docs / "ferry.md").write_text(f"# Ferries of {tenant}\n\nThe night ferry leaves at 22:40.\n")
-                running.run("tenant", "add", tenant, "--embedding-model", "openai/text-embedding-3-small")
-                running.run("source", "add", tenant, "files", "--name", "docs", "--path", str(docs))
+                running.out("tenant", "add", tenant, "--embedding-model", "openai/text-embedding-3-small")
+                running.out("source", "add", tenant, "files", "--name", "docs", "--path", str(docs))
             yield running
         finally:
-            running.run("down")
+            running.out("down")
             shutil.rmtree(folder)
 
 
@@ -106,7 +92,7 @@ def page() -> Iterator[Page]:
 
 
 def test_a_second_up_says_that_it_is_up(stack: Stack) -> None:
-    assert stack.ui_url in stack.run("up", "--detach")
+    assert stack.ui_url in stack.out("up", "--detach")
 
 
 def test_what_answers_where_a_killed_stack_had_been_is_not_taken_for_it(stack: Stack) -> None:

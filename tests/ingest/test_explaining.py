@@ -7,7 +7,8 @@ import uuid
 import pytest
 
 from minirag_pipelines.core.errors import InvalidInput, NotFound
-from minirag_pipelines.ingest.explaining import Lineage, Verification, explain, verify
+from minirag_pipelines.ingest.explaining import Lineage, explain
+from minirag_pipelines.ingest.verifying import Verification, verify
 from tests.workbench import Workbench
 
 pytestmark = [pytest.mark.postgres, pytest.mark.chroma]

@@ -19,7 +19,7 @@ TICKETS = "A return ticket costs 31 crowns and is valid for ten days."
 def forget(workbench: Workbench, name: str) -> None:
     with workbench.database.transaction("acme") as transaction:
         corpus = Corpus(transaction)
-        document = corpus.find_document((workbench.folder / name).as_uri())
+        document = corpus.find_document(None, [(workbench.folder / name).as_uri()])
         assert document is not None
         corpus.forget(document.document_id)
 
@@ -27,7 +27,7 @@ def forget(workbench: Workbench, name: str) -> None:
 def restore(workbench: Workbench, name: str) -> None:
     with workbench.database.transaction("acme") as transaction:
         corpus = Corpus(transaction)
-        document = corpus.find_document((workbench.folder / name).as_uri())
+        document = corpus.find_document(None, [(workbench.folder / name).as_uri()])
         assert document is not None
         corpus.restore(document.document_id)
 

@@ -10,6 +10,7 @@ import pytest
 from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.errors import GenerationUnsound, NotFound, ProviderRefused
 from minirag_pipelines.core.records import text_hash
+from minirag_pipelines.core.vector_store import Collection
 from minirag_pipelines.ingest.generating import Rollback, roll_back
 from tests.ingest.test_crashes import check_invariants
 from tests.workbench import MODEL, Workbench
@@ -141,19 +142,25 @@ def test_a_target_that_changes_during_a_build_replaces_it_and_changed_back_drops
     assert states(workbench) == [(1, "live")]
 
 
-def test_what_does_not_hold_is_not_swapped_in(workbench: Workbench) -> None:
+def half_built(workbench: Workbench) -> tuple[Collection, list[bytes]]:
+    """The collection of a generation that the next sync will finish, and the texts that are in it."""
     workbench.build_slice_s = 1e-9
     write_buoys(workbench, 120)
     workbench.sync()
     workbench.change_tenant(model=OTHER)
     workbench.sync()
+    workbench.build_slice_s = 60
     building = workbench.generations()[1]
-    collection = workbench.vectors.collection(building)
-    written = [row.text_hash for row in indexed(workbench, building.number)]
+    with workbench.database.transaction("acme") as transaction:
+        found = transaction.connection.execute("SELECT text_hash FROM indexed WHERE generation = %s", [building.number])
+        return workbench.vectors.collection(building), [row.text_hash for row in found]
+
+
+def test_what_does_not_hold_is_not_swapped_in(workbench: Workbench) -> None:
+    collection, written = half_built(workbench)
     # As many as there must be, but others.
     collection.upsert({text_hash(f"foreign {number}"): np.ones(64, np.float32) for number in range(len(written))})
     collection.delete(written)
-    workbench.build_slice_s = 60
     with pytest.raises(GenerationUnsound, match="Generation 2 was not made live"):
         workbench.sync()
     assert states(workbench) == [(1, "live"), (2, "building")]
@@ -161,23 +168,10 @@ def test_what_does_not_hold_is_not_swapped_in(workbench: Workbench) -> None:
 
 
 def test_wrong_vectors_are_not_swapped_in(workbench: Workbench) -> None:
-    workbench.build_slice_s = 1e-9
-    write_buoys(workbench, 120)
-    workbench.sync()
-    workbench.change_tenant(model=OTHER)
-    workbench.sync()
-    building = workbench.generations()[1]
-    written = [row.text_hash for row in indexed(workbench, building.number)]
-    workbench.vectors.collection(building).upsert({one: np.ones(64, np.float32) for one in written})
-    workbench.build_slice_s = 60
+    collection, written = half_built(workbench)
+    collection.upsert({one: np.ones(64, np.float32) for one in written})
     with pytest.raises(GenerationUnsound, match="not the one that was made"):
         workbench.sync()
-
-
-def indexed(workbench: Workbench, number: int) -> list[object]:
-    with workbench.database.transaction("acme") as transaction:
-        found = transaction.connection.execute("SELECT text_hash FROM indexed WHERE generation = %s", [number])
-        return found.fetchall()
 
 
 def test_a_text_that_the_next_model_refuses_does_not_stop_the_swap(workbench: Workbench) -> None:

@@ -45,8 +45,8 @@ SELECT (element ->> 4)::integer AS page
 SELECT document_id, source_id, uri, removed_at, forgotten_at
   FROM document
  WHERE tenant_id = %(tenant_id)s
-   AND (uri_key = %(uri_key)s OR document_id::text = lower(%(reference)s))
- ORDER BY removed_at DESC NULLS FIRST
+   AND (uri_key = ANY(%(uri_keys)s::bytea[]) OR document_id = %(document_id)s::uuid)
+ ORDER BY removed_at DESC NULLS FIRST, document_id
  LIMIT 1;
 
 -- name: forget

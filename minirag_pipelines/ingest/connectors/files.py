@@ -204,6 +204,26 @@ def file_path(uri: str) -> str:
     return os.fsdecode(unquote_to_bytes(uri.partition("://")[2]))
 
 
+def addresses(reference: str) -> list[str]:
+    """The URIs that a person may mean by a URI or by the path of a file of this machine; none for what is no text."""
+    uris = {reference}
+    if re.match(r"(file|local)://", reference):
+        uris.add(file_uri(file_path(reference)))
+    elif "://" not in reference:
+        path = Path(reference).expanduser()
+        # As given, and as it is reached through links: a source keeps the links in its folder's path.
+        uris |= {file_uri(os.path.abspath(path)), file_uri(os.path.realpath(path))}  # noqa: PTH100
+    return sorted(uri for uri in uris if _is_text(uri))
+
+
+def _is_text(words: str) -> bool:
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def too_large(size_bytes: int | None, max_bytes: int) -> DocumentUnreadable:
     """The size is None where nothing says it, as of a file that grows while it is read."""
     limit = f"{max_bytes / 2**20:,.0f} MiB"

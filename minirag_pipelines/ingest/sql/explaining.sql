@@ -17,14 +17,6 @@ SELECT d.document_id, d.uri, d.kind,
   LEFT JOIN document_failure f ON f.tenant_id = %(tenant_id)s AND f.document_id = d.document_id
  WHERE d.tenant_id = %(tenant_id)s AND d.document_id = %(document_id)s;
 
--- name: document_at
--- The document at one of these addresses; of those that were there, the last.
-SELECT document_id
-  FROM document
- WHERE tenant_id = %(tenant_id)s AND uri_key = ANY(%(uri_keys)s)
- ORDER BY removed_at IS NOT NULL, removed_at DESC, document_id
- LIMIT 1;
-
 -- name: holders
 -- The documents that have a version, as questions would find them first: published in the live generation, published in
 -- another one, pointing at it; the oldest first.
@@ -50,9 +42,6 @@ SELECT d.document_id, d.uri, held.published,
 SELECT version_id, content_hash, kind, parser, title, pages, warnings, size_bytes, run_id, created_at
   FROM version
  WHERE tenant_id = %(tenant_id)s AND version_id = %(version_id)s;
-
--- name: parsed
-SELECT title, text, elements, pages FROM version WHERE tenant_id = %(tenant_id)s AND version_id = %(version_id)s;
 
 -- name: chunking
 -- How a version was cut: by one chunker, or by that of the live generation before others. The settings are those of a
