@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.corpus import Corpus
-from minirag_pipelines.core.database import Database, Row, Writer
+from minirag_pipelines.core.database import Database, Row, Transaction, Writer
+from minirag_pipelines.core.errors import MiniRAGError, ProviderRefused, ProviderUnavailable
 from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.providers.models import Embedder
 from minirag_pipelines.core.providers.registry import embedder_of
@@ -23,7 +24,7 @@ from minirag_pipelines.ingest.connectors.kinds import checked_config
 from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending
 from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
 from minirag_pipelines.ingest.finishing import Finished, finish
-from minirag_pipelines.ingest.generating import live_generation
+from minirag_pipelines.ingest.generating import as_asked, live_generation
 from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.listing import ListingTally, list_sources
 from minirag_pipelines.ingest.parser_pool import ParserPool, Parsing
@@ -105,9 +106,9 @@ class Workbench:
             sources = Catalog(transaction).sources()
         return list_sources(writer, sources, force=force, allow_empty=allow_empty, max_bytes=self.max_bytes)
 
-    def read(self, writer: Writer) -> ReadingTally:
+    def read(self, writer: Writer, unlisted: Collection[str] = ()) -> ReadingTally:
         with self.database.transaction(writer.tenant_id) as transaction:
-            sources = Catalog(transaction).sources()
+            sources = [one for one in Catalog(transaction).sources() if one.name not in unlisted]
         return read_pending(writer, sources, self.parsing)
 
     def change_tenant(self, *, model: str | None = None, chunk_tokens: int | None = None) -> None:
@@ -129,20 +130,26 @@ class Workbench:
         return tally
 
     def finish(self, writer: Writer) -> Finished:
-        done = finish(writer, self.tenant(writer.tenant_id), self.vectors, self.embedder_of, self.settings)
-        if done.failure is not None:
-            raise done.failure
-        return done
+        return finish(writer, self.tenant(writer.tenant_id), self.vectors, self.embedder_of, self.settings)
 
     def sync(self, tenant_id: str | None = None, *, force: bool = False, allow_empty: bool = False) -> SyncTally:
+        """Raises what a run would fail with: at the end, as a run does."""
         with self.writer(tenant_id) as writer:
-            return SyncTally(
-                self.list(writer, force=force, allow_empty=allow_empty),
-                self.read(writer),
-                self.cut(writer),
-                self.embed(writer),
-                self.finish(writer),
-            )
+            listed = self.list(writer, force=force, allow_empty=allow_empty)
+            failure: MiniRAGError | None = listed.failure
+            read = self.read(writer, listed.failed)
+            cut = self.cut(writer)
+            embedded = EmbeddingTally()
+            try:
+                embedded = self.embed(writer)
+            except (ProviderUnavailable, ProviderRefused) as error:
+                if as_asked(self.live(writer.tenant_id), self.tenant(writer.tenant_id)):
+                    failure = failure or error
+            done = self.finish(writer)
+        failure = failure or done.failure
+        if failure is not None:
+            raise failure
+        return SyncTally(listed, read, cut, embedded, done)
 
     def search(self, question: str, *, tenant_id: str | None = None, top_k: int = 5) -> SearchResult:
         return search(self.database, self.vectors, self.embedder_of, tenant_id or self.tenant_id, question, top_k=top_k)
@@ -150,6 +157,20 @@ class Workbench:
     def documents(self, state: str | None = None) -> list[Row]:
         with self.database.transaction(self.tenant_id) as transaction:
             return Corpus(transaction).documents(state)
+
+    def forget(self, name: str) -> None:
+        with self.database.transaction(self.tenant_id) as transaction:
+            Corpus(transaction).forget(self._document_id(transaction, name))
+
+    def restore(self, name: str) -> None:
+        with self.database.transaction(self.tenant_id) as transaction:
+            Corpus(transaction).restore(self._document_id(transaction, name))
+
+    def _document_id(self, transaction: Transaction, name: str) -> uuid.UUID:
+        found = Corpus(transaction).find_document(None, [(self.folder / name).as_uri()])
+        assert found is not None
+        document_id: uuid.UUID = found.document_id
+        return document_id
 
     def generations(self) -> list[Generation]:
         with self.database.transaction(self.tenant_id) as transaction:

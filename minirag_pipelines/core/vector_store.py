@@ -36,6 +36,12 @@ BATCH = 200
 # The default threshold of 1000 leaves small collections to a brute-force buffer: 30 ms a query. And at the default
 # ef_search of 100 a text unlike all others is often missed beside a thousand that are much alike: 13 of 120, now 2.
 _HNSW: Any = {"space": "cosine", "sync_threshold": 50, "batch_size": 50, "ef_search": 400}
+# Searches of others wait for a request of many questions.
+_QUESTIONS = 50
+# How often a vector that no search finds is written again: the first time has always been enough.
+_REWRITES = 2
+# Unit vectors that went through Chroma differ by the rounding of 32-bit floats.
+ROUNDING = 1e-5
 # Chroma answers a batch in milliseconds. Well below MINIRAG_RETIRE_AFTER_S: a write that nobody waits for any more has
 # ended before what it wrote may be deleted.
 TIMEOUT_S = 30.0
@@ -82,13 +88,30 @@ class Collection:
 
     def upsert(
         self,
-        vectors: Mapping[bytes, Any],
+        vectors: Mapping[bytes, Vectors],
         passages: Mapping[bytes, tuple[str, str]] | None = None,
         *,
         check: Callable[[], None] | None = None,
     ) -> None:
-        """Write at most BATCH vectors by text hash; `passages` is each one's text and heading path, when portable."""
-        hashes = list(vectors)
+        """Write at most BATCH vectors by text hash; `passages` is each one's text and heading path, when portable.
+
+        Each is then looked for, as a search would: among many texts that are much alike one may not be reached by any
+        search. Written again, it is.
+        """
+        self._write(vectors, passages, list(vectors), check)
+        for _ in range(_REWRITES):
+            unfound = self.unfound(vectors)
+            if not unfound:
+                return
+            self._write(vectors, passages, unfound, check)
+
+    def _write(
+        self,
+        vectors: Mapping[bytes, Vectors],
+        passages: Mapping[bytes, tuple[str, str]] | None,
+        hashes: Sequence[bytes],
+        check: Callable[[], None] | None,
+    ) -> None:
         portable: dict[str, Any] = {}
         if passages is not None:
             portable = {
@@ -101,6 +124,18 @@ class Collection:
                 embeddings=np.stack([vectors[text_hash] for text_hash in hashes]),
                 **portable,
             )
+
+    def unfound(self, vectors: Mapping[bytes, Vectors], limit: int = 1) -> list[bytes]:
+        """The texts that are not among the `limit` nearest to their own vector, nor is an equal vector."""
+        hashes, unfound = list(vectors), []
+        for start in range(0, len(hashes), _QUESTIONS):
+            asked = hashes[start : start + _QUESTIONS]
+            for text_hash, near in zip(
+                asked, self.nearest_of_each([vectors[one] for one in asked], limit), strict=True
+            ):
+                if not any(one.text_hash == text_hash or one.similarity >= 1 - ROUNDING for one in near):
+                    unfound.append(text_hash)
+        return unfound
 
     def nearest(self, vector: Vectors, limit: int) -> list[Near]:
         """At most `limit` texts, nearest first."""

@@ -52,6 +52,10 @@ def sources(context: dg.AssetExecutionContext, config: SourcesConfig, stores: St
             allow_empty=config.allow_empty or stores.settings.allow_empty,
             max_bytes=stores.settings.max_document_mib * 2**20,
         )
+        if tally.failure:
+            # What needs no source goes on: what was forgotten is erased, a build is gone on with.
+            stores.carry(tally.failure, context.run)
+        stores.unlisted.update(tally.failed)
     for problem in tally.problems:
         context.log.warning(problem)
     return dg.MaterializeResult(
@@ -77,7 +81,9 @@ def documents(context: dg.AssetExecutionContext, stores: Stores) -> dg.Materiali
     with as_dagster_failure():
         _, listed = stores.tenant(context.partition_key)
         writer = stores.writer(context.partition_key, context.run.run_id)
-        tally = read_pending(writer, listed, Parsing.of(stores.settings))
+        # What a source that is away fails to read now would wait for its next attempt when it is back.
+        readable = [source for source in listed if source.name not in stores.unlisted]
+        tally = read_pending(writer, readable, Parsing.of(stores.settings))
     quarantined = sum(tally.quarantined.values())
     if quarantined:
         context.log.warning(f"{quarantined} documents are quarantined: {_counted(tally.quarantined)}")
@@ -126,7 +132,6 @@ def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Pro
     """A vector for every passage: those known are reused, the others are asked of the embedding model."""
     from minirag_pipelines.ingest.embedding import EmbeddingTally, embed_pending
     from minirag_pipelines.ingest.generating import as_asked, live_generation
-    from minirag_pipelines.ingest.publishing import publish_pending
 
     problem = None
     with as_dagster_failure():
@@ -137,13 +142,12 @@ def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Pro
         try:
             embed_pending(writer, live, stores.vectors, providers.embedder_of, tally)
         except (ProviderUnavailable, ProviderRefused) as error:
-            # What is whole is served, although the rest has to wait.
-            publish_pending(writer, stores.vectors)
-            if as_asked(live, tenant):
-                raise
-            # The next generation has another model, and all that waits here is in it when it is swapped in.
+            # What is whole is served all the same. Where the next generation has another model, all that waits here is
+            # in it when it is swapped in.
             problem = str(error)
             context.log.warning(problem)
+            if as_asked(live, tenant):
+                stores.carry(error, context.run)
     return dg.MaterializeResult(
         metadata=_embedding_metadata(tally) | ({"problem": problem} if problem else {}),
     )
@@ -189,9 +193,10 @@ def collection(
         data_version=dg.DataVersion(f"{done.live.number}.{done.live.data_version}"),
     )
     # Only now: what is healthy is served, and reported.
-    if done.failure is not None:
+    failure = stores.carried or done.failure
+    if failure is not None:
         with as_dagster_failure():
-            raise done.failure
+            raise failure
 
 
 def _build_metadata(build: "BuildingTally") -> dict[str, float | int]:

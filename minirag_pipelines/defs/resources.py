@@ -11,7 +11,7 @@ from pydantic import PrivateAttr
 
 from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.database import Database, Writer
-from minirag_pipelines.core.errors import InvalidInput
+from minirag_pipelines.core.errors import InvalidInput, MiniRAGError
 from minirag_pipelines.core.providers.models import Embedder
 from minirag_pipelines.core.providers.registry import embedder_of
 from minirag_pipelines.core.records import Generation, Source, Tenant
@@ -20,6 +20,8 @@ from minirag_pipelines.core.vector_store import VectorStore
 
 # How long a run waits for another one of its tenant to end; the run queue keeps them apart already.
 WAIT_S = 10.0
+# The asset that a sync ends with.
+LAST = "collection"
 
 
 class Stores(dg.ConfigurableResource["Stores"]):
@@ -29,6 +31,8 @@ class Stores(dg.ConfigurableResource["Stores"]):
     _database: Database | None = PrivateAttr(default=None)
     _vectors: VectorStore | None = PrivateAttr(default=None)
     _writers: dict[str, Writer] = PrivateAttr(default_factory=dict)
+    _unlisted: set[str] = PrivateAttr(default_factory=set)
+    _carried: MiniRAGError | None = PrivateAttr(default=None)
 
     @property
     def settings(self) -> Settings:
@@ -63,6 +67,25 @@ class Stores(dg.ConfigurableResource["Stores"]):
             catalog = Catalog(transaction)
             return catalog.tenant(), catalog.sources()
 
+    @property
+    def unlisted(self) -> set[str]:
+        """Names of the sources that this run could not list."""
+        return self._unlisted
+
+    def carry(self, failure: MiniRAGError, run: dg.DagsterRun) -> None:
+        """Keep a failure for `collection` to raise, when all is done that it does not concern; the first one counts.
+
+        Raises it in a run that does not come to `collection`.
+        """
+        steps, assets = run.step_keys_to_execute, run.asset_selection
+        if (steps is not None and LAST not in steps) or (assets is not None and dg.AssetKey(LAST) not in assets):
+            raise failure
+        self._carried = self._carried or failure
+
+    @property
+    def carried(self) -> MiniRAGError | None:
+        return self._carried
+
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """A run writes its events on pooled connections: by default each event opens one, a second in all."""
         if context.run is not None and context.instance is not None:
@@ -72,6 +95,8 @@ class Stores(dg.ConfigurableResource["Stores"]):
         self._open.close()
         self._database = None
         self._writers.clear()
+        self._unlisted.clear()
+        self._carried = None
 
 
 class Providers(dg.ConfigurableResource["Providers"]):

@@ -36,6 +36,13 @@ class ListingTally:
     problems: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def failure(self) -> SourceUnreadable | None:
+        """What there is to raise when there are sources and none could be listed."""
+        if not self.sources or len(self.failed) < self.sources:
+            return None
+        return SourceUnreadable(*next(iter(self.failed.items())))
+
 
 def list_sources(
     writer: Writer,
@@ -49,7 +56,6 @@ def list_sources(
 
     Content is read only where it decides: for items that look changed, and for new ones that may be a vanished
     document under another name. A source that can't be listed as a whole, or suddenly lists nothing, loses nothing.
-    Raises SourceUnreadable when there are sources and none could be listed.
     """
     tally = ListingTally(sources=len(sources))
     connectors = {source.source_id: connect(source.kind, source.config) for source in sources}
@@ -59,9 +65,8 @@ def list_sources(
         for statement in ("clear_stage", "clear_differences", "clear_unlisted"):
             transaction.run(SQL[statement])
     complete = [source.source_id for source in sources if _stage(writer, source, connectors, tally, allow_empty)]
-    if sources and len(tally.failed) == len(sources):
-        name, reason = next(iter(tally.failed.items()))
-        raise SourceUnreadable(name, reason)
+    if tally.failure:
+        return tally
     with writer.reading() as transaction:
         transaction.run(SQL["analyze_stage"])
         differs = transaction.run(SQL["differences"], force=force).rowcount

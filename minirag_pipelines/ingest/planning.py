@@ -175,8 +175,11 @@ class _Rehearsal:
         self.sources = list_sources(
             self._writer, self._listed, force=force, allow_empty=allow_empty, max_bytes=self._parsing.max_bytes
         )
-        self._note_documents()
-        read = read_pending(self._writer, self._listed, self._parsing)
+        if self.sources.failure:
+            raise self.sources.failure
+        readable = [source for source in self._listed if source.name not in self.sources.failed]
+        self._note_documents(readable)
+        read = read_pending(self._writer, readable, self._parsing)
         self.quarantined = read.quarantined
         with self._writer.reading() as transaction:
             generations = Generations(transaction)
@@ -196,15 +199,17 @@ class _Rehearsal:
             self._plan_build(live, begun or self._asked_for, self.build)
             self.chunks.added += self.build.chunks
 
-    def _note_documents(self) -> None:
+    def _note_documents(self, sources: Sequence[Source]) -> None:
         """Which documents the sync is about to touch, as the listing has left them."""
+        source_ids = [source.source_id for source in sources]
         with self._writer.reading() as transaction:
-            kinds = [row.kind for row in transaction.run(reading.SQL["kinds_to_read"])]
+            kinds = [row.kind for row in transaction.run(reading.SQL["kinds_to_read"], source_ids=source_ids)]
         self._parsers = {kind: parser_fingerprint(kind, self._parsing.languages) for kind in kinds}
         read_limits, parse_limits = refusing_limits(self._parsing)
         to_read = self._writer.pages(
             reading.SQL["to_read"],
             "document_id",
+            source_ids=source_ids,
             parsers=json.dumps(self._parsers),
             read_limits=read_limits,
             parse_limits=parse_limits,

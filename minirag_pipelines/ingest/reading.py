@@ -56,14 +56,14 @@ class _Read:
 
 
 def read_pending(writer: Writer, sources: Sequence[Source], parsing: Parsing) -> ReadingTally:
-    """Read and parse every document whose content is pending and that no failure holds back.
+    """Read and parse every document of these sources whose content is pending and that no failure holds back.
 
     One bad document costs itself: its reason is recorded and the rest goes on. Results are committed in batches.
     What was too large for other limits than these is tried again.
     """
     reading = _Reading(writer, sources, parsing)
     with writer.reading() as transaction:
-        pending = transaction.run(SQL["kinds_to_read"]).fetchall()
+        pending = transaction.run(SQL["kinds_to_read"], source_ids=[source.source_id for source in sources]).fetchall()
     if pending:
         reading.parsers = {row.kind: parser_fingerprint(row.kind, parsing.languages) for row in pending}
         progress = Progress("Parsing documents", sum(row.documents for row in pending))
@@ -101,8 +101,16 @@ class _Reading:
     def jobs(self) -> Iterator[ParseJob]:
         """What has to be parsed; what needs no parsing is settled on the way."""
         parsers = json.dumps(dict(self.parsers))
-        limits = {"read_limits": self._read_limits, "parse_limits": self._parse_limits}
-        for rows in self._writer.pages(SQL["to_read"], "document_id", parsers=parsers, most=_BATCH, **limits):
+        pages = self._writer.pages(
+            SQL["to_read"],
+            "document_id",
+            source_ids=list(self._connectors),
+            parsers=parsers,
+            read_limits=self._read_limits,
+            parse_limits=self._parse_limits,
+            most=_BATCH,
+        )
+        for rows in pages:
             known = self._known(rows)
             reused: list[_Read] = []
             for row in rows:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from minirag_pipelines.definitions import defs
+from minirag_pipelines.defs.assets import sources
 from minirag_pipelines.defs.partitions import partition_changes, tenants
 from minirag_pipelines.defs.resources import Stores
 from minirag_pipelines.defs.sensors import tenants_sensor
@@ -88,15 +89,66 @@ def test_a_sync_materialises_all_five_for_its_tenant(
     assert workbench.search("night ferry").hits
 
 
+def failed_steps(result: dg.JobExecutionResult) -> list[tuple[str | None, str | None]]:
+    """Which steps failed, and what each said."""
+    failed = [event for event in result.all_events if event.is_step_failure]
+    said = [event.step_failure_data.user_failure_data for event in failed]
+    return [(event.step_key, one and one.description) for event, one in zip(failed, said, strict=True)]
+
+
 def test_an_error_of_ours_is_one_sentence_in_dagster(
     workbench: Workbench, instance: dg.DagsterInstance, environment: None
 ) -> None:
     workbench.folder.rmdir()
     result = sync(instance, "acme", raise_on_error=False)
     assert not result.success
-    failure = next(event for event in result.all_events if event.is_step_failure).step_failure_data
-    assert failure.user_failure_data is not None
-    assert failure.user_failure_data.description == "Source 'docs' can't be listed: No such file or directory."
+    assert failed_steps(result) == [("collection", "Source 'docs' can't be listed: No such file or directory.")]
+    assert metadata(instance, "sources")["problems"] == ["docs: No such file or directory. Nothing of it was removed."]
+    workbench.folder.mkdir()
+
+
+def test_a_source_that_is_away_keeps_nothing_else_from_being_done(
+    workbench: Workbench, instance: dg.DagsterInstance, environment: None
+) -> None:
+    for name in ("kept", "forgotten"):
+        workbench.write(f"{name}.txt", f"The {name} ferry leaves at 22:40.\n")
+    sync(instance, "acme")
+    workbench.write("late.txt", "The late ferry leaves at 23:50.\n")
+    with workbench.writer() as writer:
+        workbench.list(writer)
+    workbench.forget("forgotten.txt")
+    away = workbench.folder.rename(workbench.folder.with_name("away"))
+    assert not sync(instance, "acme", raise_on_error=False).success
+    done = metadata(instance, "collection")
+    assert (done["erased"], done["documents"]) == (1, 1)
+    away.rename(workbench.folder)
+    assert sync(instance, "acme").success  # nothing of it waits for a next attempt
+    assert metadata(instance, "collection")["documents"] == 2
+
+
+def test_a_model_that_is_away_keeps_nothing_else_from_being_done(
+    workbench: Workbench, instance: dg.DagsterInstance, environment: None
+) -> None:
+    workbench.write("forgotten.txt", "The night ferry leaves at 22:40.\n")
+    sync(instance, "acme")
+    workbench.forget("forgotten.txt")
+    workbench.write("new.txt", "The early ferry leaves at 4:10.\n")
+    workbench.provider.refused_models.add("text-embedding-3-small")
+    result = sync(instance, "acme", raise_on_error=False)
+    assert [step for step, _ in failed_steps(result)] == ["collection"]
+    done = metadata(instance, "collection")
+    assert (done["erased"], done["documents"]) == (1, 0)
+
+
+def test_a_run_of_one_asset_fails_where_it_does(
+    workbench: Workbench, instance: dg.DagsterInstance, environment: None
+) -> None:
+    workbench.folder.rmdir()
+    instance.add_dynamic_partitions("tenants", ["acme"])
+    result = dg.materialize(
+        [sources], instance=instance, partition_key="acme", resources={"stores": Stores()}, raise_on_error=False
+    )
+    assert [step for step, _ in failed_steps(result)] == ["sources"]
     workbench.folder.mkdir()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.database import Row
 from minirag_pipelines.ingest.publishing import erase_forgotten
 from tests.ingest.test_crashes import check_invariants
@@ -14,22 +13,6 @@ pytestmark = [pytest.mark.postgres, pytest.mark.chroma]
 
 FERRY = "The night ferry to Norhaven leaves at 22:40 from pier four."
 TICKETS = "A return ticket costs 31 crowns and is valid for ten days."
-
-
-def forget(workbench: Workbench, name: str) -> None:
-    with workbench.database.transaction("acme") as transaction:
-        corpus = Corpus(transaction)
-        document = corpus.find_document(None, [(workbench.folder / name).as_uri()])
-        assert document is not None
-        corpus.forget(document.document_id)
-
-
-def restore(workbench: Workbench, name: str) -> None:
-    with workbench.database.transaction("acme") as transaction:
-        corpus = Corpus(transaction)
-        document = corpus.find_document(None, [(workbench.folder / name).as_uri()])
-        assert document is not None
-        corpus.restore(document.document_id)
 
 
 def uris(workbench: Workbench) -> list[str]:
@@ -55,7 +38,7 @@ def two(workbench: Workbench) -> Workbench:
 
 
 def test_a_forgotten_document_is_gone_at_once_and_its_content_with_the_next_sync(two: Workbench) -> None:
-    forget(two, "ferry.txt")
+    two.forget("ferry.txt")
     assert uris(two) == ["tickets.txt"]
     assert state(two, "ferry.txt") == "forgotten"
     done = two.sync().collection
@@ -68,7 +51,7 @@ def test_a_forgotten_document_is_gone_at_once_and_its_content_with_the_next_sync
 
 
 def test_it_stays_forgotten_when_it_is_edited_moved_touched_removed_and_put_back(two: Workbench) -> None:
-    forget(two, "ferry.txt")
+    two.forget("ferry.txt")
     two.sync()
     (two.folder / "ferry.txt").rename(two.folder / "boats.txt")
     assert two.sync().sources.renamed == 1
@@ -89,7 +72,7 @@ def test_it_stays_forgotten_when_it_is_edited_moved_touched_removed_and_put_back
     two.sync()
     assert uris(two) == ["tickets.txt"]
     assert state(two, "boats.txt") == "forgotten"
-    restore(two, "boats.txt")
+    two.restore("boats.txt")
     two.sync()
     assert uris(two) == ["boats.txt", "tickets.txt"]
     check_invariants(two)
@@ -98,12 +81,12 @@ def test_it_stays_forgotten_when_it_is_edited_moved_touched_removed_and_put_back
 def test_a_document_with_the_same_content_is_another_document(two: Workbench) -> None:
     two.write("copy.txt", FERRY)
     two.sync()
-    forget(two, "ferry.txt")
+    two.forget("ferry.txt")
     assert uris(two) == ["copy.txt", "tickets.txt"]
     calls = two.provider.stats()["texts_embedded"]
     two.sync()
     assert uris(two) == ["copy.txt", "tickets.txt"]
-    restore(two, "ferry.txt")
+    two.restore("ferry.txt")
     two.sync()
     hit = next(hit for hit in two.search("night ferry").hits if "ferry" in hit.text)
     assert hit.also_in_count == 1
@@ -118,7 +101,7 @@ def test_forgetting_waits_for_no_sync_and_holds_against_one_that_runs(two: Workb
         two.read(writer)
         two.cut(writer)
         two.embed(writer)
-        forget(two, "ferry.txt")
+        two.forget("ferry.txt")
         assert uris(two) == ["tickets.txt"]
         assert two.finish(writer).published.published == 0
     assert uris(two) == ["tickets.txt"]
@@ -128,8 +111,8 @@ def test_forgetting_waits_for_no_sync_and_holds_against_one_that_runs(two: Workb
 
 
 def test_restored_before_the_erasure_it_answers_without_the_model(two: Workbench) -> None:
-    forget(two, "ferry.txt")
-    restore(two, "ferry.txt")
+    two.forget("ferry.txt")
+    two.restore("ferry.txt")
     done = two.sync()
     assert (done.documents.parsed, done.embeddings.embedded) == (0, 0)
     assert uris(two) == ["ferry.txt", "tickets.txt"]
@@ -139,7 +122,7 @@ def test_restored_before_the_erasure_it_answers_without_the_model(two: Workbench
 def test_forgetting_needs_no_chroma_and_reaches_every_generation(two: Workbench) -> None:
     two.change_tenant(chunk_tokens=64)
     two.sync()
-    forget(two, "ferry.txt")
+    two.forget("ferry.txt")
     with two.writer() as writer:
         assert erase_forgotten(writer) == 1
     assert {row.document_id for row in rows(two, "published")} == {row.document_id for row in two.documents("live")}
