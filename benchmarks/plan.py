@@ -92,7 +92,7 @@ class Bench:
             cut = cut_pending(writer, live, tokenizer_for(live.embedding_model))
             embedded = EmbeddingTally()
             embed_pending(writer, live, self.vectors, embedder_of, embedded)
-            added, built = cut.added, 0
+            added, dropped, built = cut.added, cut.dropped + listed.chunks_removed, 0
             while True:
                 done = finish(writer, tenant, self.vectors, embedder_of, self.settings)
                 if done.failure is not None:
@@ -100,12 +100,13 @@ class Bench:
                 if done.build is not None:
                     embedded += done.build.embeddings
                     added += done.build.chunks.tokens.total()
+                    dropped += done.build.dropped
                     built += done.build.built
                 if done.build is None or not done.build.left:
                     break
         usage = embedded.usage
         sources_said = (listed.new, listed.changed, listed.renamed, listed.removed, listed.unchanged)
-        chunks = (added, cut.kept, cut.dropped + listed.chunks_removed)
+        chunks = (added, cut.kept, dropped)
         others = (*sources_said, *chunks, embedded.reused, built, read.quarantined)
         return Counts(embedded.embedded, usage.prompt_tokens, usage.cost_usd or 0, others)
 

@@ -57,6 +57,7 @@ class Workbench:
     retire_after_s: float = 60.0
     build_slice_s: float = 60.0
     kept_generations: int = 1
+    keep_unused_days: float = 30.0
     limits: Limits = LIMITS
     max_bytes: int = 10 * 2**20
     wait_s: float = 5.0
@@ -99,6 +100,7 @@ class Workbench:
             retire_after_s=self.retire_after_s,
             build_slice_s=self.build_slice_s,
             kept_generations=self.kept_generations,
+            keep_unused_days=self.keep_unused_days,
         )
 
     def list(self, writer: Writer, *, force: bool = False, allow_empty: bool = False) -> ListingTally:

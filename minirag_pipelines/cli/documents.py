@@ -50,7 +50,7 @@ def list_(
 @app.command()
 def forget(tenant: TenantId, uri: Uri, as_json: AsJson = False) -> None:
     """Take a document out of all answers at once, and for good, although its source still lists it."""
-    from minirag_pipelines.ingest.publishing import erase_forgotten
+    from minirag_pipelines.ingest.erasing import erase_forgotten
 
     with session() as opened:
         opened.tenant(tenant)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from minirag_pipelines.cli.groups import ListByDefault
-from minirag_pipelines.cli.output import AsJson, print_done, print_json, print_table
+from minirag_pipelines.cli.output import AsJson, print_done, print_json, print_table, progress
 from minirag_pipelines.cli.session import catalog_of, session
 from minirag_pipelines.cli.tenants import TenantId
 from minirag_pipelines.core.generations import Generations
@@ -49,30 +49,31 @@ def rollback(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a kept generation live again at once, and the tenant's settings its own."""
+    """Make a kept generation live again, and the tenant's settings its own."""
+    from minirag_pipelines.core.providers.registry import embedder_of
     from minirag_pipelines.ingest.generating import roll_back
 
     with session() as opened:
         opened.tenant(tenant)
         vectors = VectorStore(opened.settings.chroma_url or "")
-        with opened.database.writer(tenant, wait_s=30) as writer:
-            done = roll_back(writer, vectors, to)
+        # A sync that is building ends with its slice.
+        wait_s = opened.settings.build_slice_s + 30
+        with progress(f"Rolling back {tenant}"), opened.database.writer(tenant, wait_s=wait_s) as writer:
+            done = roll_back(writer, vectors, embedder_of, to)
     words = f"Generation {done.live.number} of {tenant} is live again, and {done.displaced.number} is kept."
-    if done.changed:
-        words += f" {done.changed:,} documents changed since answer as they last were there."
     if done.added:
-        words += f" {done.added:,} documents came since and are missing until then."
-    if done.changed or done.added:
-        words += f" The next sync brings them up to date: minirag sync {tenant}"
-    if done.unreadable:
-        words += f" {done.unreadable:,} that came since can't be read now, and are missing until they can."
+        words += f" {done.added:,} documents came since, and were brought into it."
+    if done.changed:
+        words += (
+            f" {done.changed:,} documents changed since answer as they last were there, until the next sync: "
+            f"minirag sync {tenant}"
+        )
     print_done(
         {
             "generation": done.live.number,
             "displaced": done.displaced.number,
             "documents_changed": done.changed,
             "documents_added": done.added,
-            "documents_unreadable": done.unreadable,
         },
         words,
         as_json=as_json,

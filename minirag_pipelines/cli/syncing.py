@@ -111,7 +111,9 @@ def report_of(tenant: str, slices: Sequence[Outcome], now: Mapping[str, Any], se
         "chunks": {
             "added": _total(slices, "chunks", "added") + _total(slices, "collection", "build_chunks"),
             "kept": _total(slices, "chunks", "kept"),
-            "dropped": _total(slices, "chunks", "dropped") + _total(slices, "sources", "chunks_removed"),
+            "dropped": _total(slices, "chunks", "dropped")
+            + _total(slices, "sources", "chunks_removed")
+            + _total(slices, "collection", "build_dropped"),
         },
         "embeddings": {
             name: _total(slices, "embeddings", name) + _total(slices, "collection", f"build_{name}")

@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -33,7 +33,7 @@ from minirag_pipelines.core.errors import (
     WriterSuperseded,
 )
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 OWNER, OPERATOR, APP = "minirag_owner", "minirag_operator", "minirag_app"
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,11 @@ _log = logging.getLogger(__name__)
 HOLD_RUN = "SELECT pg_advisory_lock_shared(%s)"
 # Well below the time after which a vector that nothing needs may be deleted.
 LATE_S = 2.0
-_KEPT_WAITING = b"SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)) LIMIT 1"
+# One row for everybody who waits for this session; `writer` says that it is for the right to write.
+_KEPT_WAITING = (
+    b"SELECT locktype = 'advisory' AS writer FROM pg_locks"
+    b" WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)) ORDER BY writer DESC LIMIT 1"
+)
 _LOOK_S = 0.5
 Row = Any  # a named tuple: a field a column
 
@@ -186,14 +190,21 @@ class Writer:
         self._checked_at = 0.0
 
     def lock(self, wait_s: float = 0.0) -> None:
-        """Take the run's lock, which says that it lives, and the tenant's. Raises SyncInProgress after `wait_s`."""
-        deadline = time.monotonic() + wait_s
+        """Take the run's lock, which says that it lives, and the tenant's. Raises SyncInProgress after `wait_s`.
+
+        A rehearsal that has the tenant's lock sees that somebody waits, and gives way.
+        """
+        key = _lock_key("tenant", self.tenant_id)
         with self._translated():
             self._one(HOLD_RUN, _lock_key("run", self.run_id))
-            while not self._one("SELECT pg_try_advisory_lock(%s)", _lock_key("tenant", self.tenant_id)):
-                if time.monotonic() >= deadline:
-                    raise SyncInProgress(self.tenant_id)
-                time.sleep(0.2)
+            if self._one("SELECT pg_try_advisory_lock(%s)", key):
+                return
+            if wait_s > 0:
+                with suppress(psycopg.errors.LockNotAvailable), self.connection.transaction():
+                    self.connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{wait_s * 1000:.0f}ms"])
+                    self._one("SELECT pg_advisory_lock(%s)", key)
+                    return
+        raise SyncInProgress(self.tenant_id)
 
     def close(self) -> None:
         self.connection.close()
@@ -231,7 +242,7 @@ class Writer:
         """A writer whose transactions are parts of one that is undone at the end: what it writes, nobody else sees.
 
         Rows that it has written are locked meanwhile. It looks twice a second, between its statements, whether somebody
-        waits for them, and then raises RehearsalInterrupted.
+        waits for them, and then raises RehearsalInterrupted; or for the right to write, and then raises SyncInProgress.
         """
         with self._translated(), self.connection.transaction(force_rollback=True):
             yield _Rehearsal(self.connection, self.tenant_id, self.run_id, self._address)
@@ -297,7 +308,10 @@ class _Rehearsal(Writer):
         if now - self._looked_at >= _LOOK_S:
             self._looked_at = now
             with self._translated():
-                if self.connection.execute(_KEPT_WAITING).fetchone():
+                waiting = self.connection.execute(_KEPT_WAITING).fetchone()
+                if waiting and waiting.writer:
+                    raise SyncInProgress(self.tenant_id)
+                if waiting:
                     raise RehearsalInterrupted(self.tenant_id)
         with super().reading() as opened:
             yield opened

@@ -98,10 +98,13 @@ class RehearsalInterrupted(MiniRAGError):
 
 
 class SourceUnreadable(MiniRAGError):
-    def __init__(self, source: str, reason: str) -> None:
+    """`absent` says that where the source should be there is nothing at all: it may be meant so."""
+
+    def __init__(self, source: str, reason: str, *, absent: bool = False) -> None:
         super().__init__(f"Source {source!r} can't be listed: {reason}")
         self.source = source
         self.reason = reason
+        self.absent = absent
 
 
 class DocumentUnreadable(MiniRAGError):

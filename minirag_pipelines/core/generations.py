@@ -46,8 +46,13 @@ class Generations:
         """The one that was live last comes first."""
         return [_generation(row) for row in self.transaction.run(SQL["kept"])]
 
+    def find_last_of_model(self, embedding_model: str) -> Generation | None:
+        """The latest that was made with the model of this name, a deleted one too."""
+        row = self.transaction.run(SQL["last_of_model"], embedding_model=embedding_model).fetchone()
+        return _generation(row) if row else None
+
     def all(self) -> list[Generation]:
-        """In the order of their numbers."""
+        """All but deleted ones, in the order of their numbers."""
         return [_generation(row) for row in self.transaction.run(SQL["generations"])]
 
     def add(self, tenant: Tenant, *, state: str, chunker: str, model: str, dimension: int) -> Generation:
@@ -70,10 +75,14 @@ class Generations:
         self.transaction.run(SQL["set_state"], number=number, state=state)
 
     def delete(self, number: int) -> None:
-        """The row and all that points from it; its collection must be gone already."""
+        """Its texts and documents; its collection must be gone already. That it was is known until `remove`."""
         self.transaction.run(SQL["forget_texts"], number=number)
         self.transaction.run(SQL["forget_documents"], number=number)
-        self.transaction.run(SQL["delete"], number=number)
+        self.set_state(number, "deleted")
+
+    def remove(self, number: int) -> None:
+        """The row of one that is deleted."""
+        self.transaction.run(SQL["remove"], number=number)
 
 
 def _generation(row: Row) -> Generation:

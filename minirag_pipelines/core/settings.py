@@ -64,6 +64,10 @@ class Settings(BaseSettings):
         default=60.0, ge=0, description="How long a vector that nothing needs stays in Chroma, for searches under way."
     )
 
+    keep_unused_days: float = Field(
+        default=30.0, ge=0, description="How long what nothing points at any more stays in PostgreSQL."
+    )
+
     @field_validator("database_url", "admin_database_url", "dagster_database_url")
     @classmethod
     def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:

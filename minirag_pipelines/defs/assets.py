@@ -184,7 +184,7 @@ def collection(
             "chunks": done.live.chunks,
             "published": done.published.published,
             "restored": done.published.restored,
-            "erased": done.published.erased,
+            "erased": done.erased,
             "retired": done.retired,
             "quarantined": done.quarantined.total(),
             "reasons": dict(done.quarantined),
@@ -206,6 +206,7 @@ def _build_metadata(build: "BuildingTally") -> dict[str, float | int]:
         "left": build.left,
         "swapped": int(build.swapped),
         "chunks": build.chunks.tokens.total(),
+        "dropped": build.dropped,
     } | _embedding_metadata(build.embeddings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from minirag_pipelines.core.vector_store import VectorStore
 from minirag_pipelines.ingest.cutting import CuttingTally, cut_version
 from minirag_pipelines.ingest.embedding import EmbedderOf, EmbeddingTally, embed_texts, unsettled_texts
 from minirag_pipelines.ingest.progress import Progress
-from minirag_pipelines.ingest.publishing import freeze, publish_batch
+from minirag_pipelines.ingest.publishing import freeze, hold_back, publish_batch
 from minirag_pipelines.ingest.restoring import restore_lost
 
 SQL = statements("minirag_pipelines.ingest.sql", "building.sql")
@@ -26,17 +27,20 @@ _PAGE = 100
 # What a verification asks Chroma for, and how much of it must be found; an approximate index may miss one.
 _SAMPLE = 64
 _RECALLED = 0.95
-_SAME = 0.999
 
 
 @dataclass(slots=True)
 class BuildingTally:
-    """A slice of a build: documents `built` in it and `left` to build, in the generation `number`."""
+    """A slice of a build: documents `built` in it and `left` to build, in the generation `number`.
+
+    `dropped` are the chunks that another chunker had cut, when it is `swapped` in.
+    """
 
     number: int = 0
     built: int = 0
     left: int = 0
     swapped: bool = False
+    dropped: int = 0
     chunks: CuttingTally = field(default_factory=CuttingTally)
     embeddings: EmbeddingTally = field(default_factory=EmbeddingTally)
 
@@ -57,11 +61,28 @@ def build_slice(
     behind the last committed batch. Raises ProviderUnavailable when a rerun may help, and GenerationUnsound when what
     was built does not hold: the live generation goes on answering in either case, and the tally is true.
     """
-    _Build(writer, building, live, vectors, embedder_of, tally, time.monotonic() + slice_s).run()
+    _Build(writer, building, live, vectors, embedder_of, tally, until=time.monotonic() + slice_s).run()
     if not tally.left:
         restore_lost(writer, vectors, building)
         _verify(writer, building, vectors)
         tally.swapped = _swap(writer, building, live)
+        if tally.swapped and building.chunker_fingerprint != live.chunker_fingerprint:
+            tally.dropped = live.chunks
+
+
+def build_missed(
+    writer: Writer, kept: Generation, live: Generation, vectors: VectorStore, embedder_of: EmbedderOf
+) -> int:
+    """Bring into a kept generation what would be missed if it answered instead of the live one; how many documents.
+
+    Raises ProviderUnavailable or ProviderRefused when its model can't be asked: what was done is done, and what is left
+    is left to the next call.
+    """
+    tally = BuildingTally(kept.number)
+    _Build(writer, kept, live, vectors, embedder_of, tally, only_missed=True).run()
+    if tally.left:
+        raise GenerationUnsound(kept.number, f"{tally.left} documents would be missing from it.")
+    return tally.built
 
 
 class _Build:
@@ -75,7 +96,9 @@ class _Build:
         vectors: VectorStore,
         embedder_of: EmbedderOf,
         tally: BuildingTally,
-        until: float,
+        *,
+        until: float = math.inf,
+        only_missed: bool = False,
     ) -> None:
         self._writer = writer
         self._building = building
@@ -85,23 +108,15 @@ class _Build:
         self._embedder_of = embedder_of
         self._tally = tally
         self._until = until
+        self._wanted = {"generation": building.number, "live": live.number, "only_missed": only_missed}
 
     def run(self) -> None:
         self._tally.left = self._unbuilt()
         self._vectors.create(self._building)
         progress = Progress(f"Building generation {self._building.number}", self._tally.left)
-        for documents in self._writer.pages(
-            SQL["documents_to_build"],
-            "document_id",
-            generation=self._building.number,
-            live=self._live.number,
-            most=_PAGE,
-        ):
-            whole = self._cut(documents) and self._embed(documents)
-            self._publish(documents)
-            progress.add(len(documents))
-            if not whole or self._is_over():
-                break
+        # Where a document is held back, what is live of it is to be built instead.
+        while self._build_all(progress):
+            pass
         self._tally.left = self._unbuilt()
         with self._writer.reading() as transaction:
             self._tally.embeddings.refused = transaction.one(
@@ -111,13 +126,23 @@ class _Build:
                 chunker=self._building.chunker_fingerprint,
             ).texts
 
+    def _build_all(self, progress: Progress) -> bool:
+        """Whether there is more to build in this slice."""
+        held = 0
+        for documents in self._writer.pages(SQL["documents_to_build"], "document_id", most=_PAGE, **self._wanted):
+            whole = self._cut(documents) and self._embed(documents)
+            held += self._publish(documents)
+            progress.add(len(documents))
+            if not whole or self._is_over():
+                return False
+        return held > 0
+
     def _is_over(self) -> bool:
         return time.monotonic() >= self._until
 
     def _unbuilt(self) -> int:
         with self._writer.reading() as transaction:
-            row = transaction.one(SQL["unbuilt"], generation=self._building.number, live=self._live.number)
-        return int(row.documents)
+            return int(transaction.one(SQL["unbuilt"], **self._wanted).documents)
 
     def _cut(self, documents: Sequence[Row]) -> bool:
         """Whether all were cut before the time was over."""
@@ -155,18 +180,24 @@ class _Build:
                 return False
         return True
 
-    def _publish(self, documents: Sequence[Row]) -> None:
+    def _publish(self, documents: Sequence[Row]) -> int:
+        """How many documents were held back."""
         with self._writer.writing() as transaction:
             ready = transaction.run(
                 SQL["buildable"],
                 generation=self._building.number,
+                live=self._live.number,
                 chunker=self._building.chunker_fingerprint,
                 document_ids=[row.document_id for row in documents],
                 version_ids=[row.version_id for row in documents],
             ).fetchall()
-            if ready:
-                published, _ = publish_batch(transaction, self._building, ready, self._writer.run_id)
+            # What is live is taken over with what can be had of it.
+            held = hold_back(transaction, self._building, [row for row in ready if row.due])
+            whole = [row for row in ready if row.document_id not in held]
+            if whole:
+                published, _ = publish_batch(transaction, self._building, whole, self._writer.run_id)
                 self._tally.built += published
+            return len(held)
 
 
 def _verify(writer: Writer, building: Generation, vectors: VectorStore) -> None:
@@ -193,10 +224,11 @@ def _verify(writer: Writer, building: Generation, vectors: VectorStore) -> None:
             raise GenerationUnsound(building.number, "a vector is not finite, or zero.")
         if not np.allclose(vector, sample[text_hash], atol=1e-5):
             raise GenerationUnsound(building.number, "a vector in Chroma is not the one that was made.")
-    recalled = sum(collection.nearest(vector, 1)[0].similarity >= _SAME for vector in sample.values())
-    if recalled < _RECALLED * len(sample):
-        lost = len(sample) - recalled
-        raise GenerationUnsound(building.number, f"{lost} of {len(sample)} texts are not found by their own vectors.")
+    unfound = len(collection.unfound(sample))
+    if unfound > (1 - _RECALLED) * len(sample):
+        raise GenerationUnsound(
+            building.number, f"{unfound} of {len(sample)} texts are not found by their own vectors."
+        )
 
 
 def _sample(transaction: Transaction, generation: Generation) -> dict[bytes, Vectors]:
@@ -211,7 +243,8 @@ def _sample(transaction: Transaction, generation: Generation) -> dict[bytes, Vec
 def _swap(writer: Writer, building: Generation, live: Generation) -> bool:
     """Make the generation live, if it still has every document; the one before it is kept."""
     with writer.writing() as transaction:
-        if transaction.one(SQL["unbuilt"], generation=building.number, live=live.number).documents:
+        left = transaction.one(SQL["unbuilt"], generation=building.number, live=live.number, only_missed=False)
+        if left.documents:
             return False
         transaction.run(SQL["settle_published"], generation=building.number)
         freeze(transaction, live)

@@ -14,16 +14,12 @@ from minirag_pipelines.core.database import Database, Row, Transaction, statemen
 from minirag_pipelines.core.errors import CollectionMismatch
 from minirag_pipelines.core.providers.models import Vectors, vector_of
 from minirag_pipelines.core.records import Generation, embedded_text, text_hash
-from minirag_pipelines.core.vector_store import BATCH, Collection, VectorStore
+from minirag_pipelines.core.vector_store import BATCH, ROUNDING, Collection, VectorStore
 from minirag_pipelines.ingest.progress import Progress
 from minirag_pipelines.ingest.restoring import foreign_ids
 
 SQL = statements("minirag_pipelines.ingest.sql", "reconciling.sql")
 PAGE = 1000
-# Searches of others wait for a request of many questions.
-_QUESTIONS = 50
-# Unit vectors that went through Chroma differ by the rounding of 32-bit floats.
-_ROUNDING = 1e-5
 # An approximate search may miss; a vector that is not among so many is not in the search index.
 _MOST_NEAR = 1000
 FIRST, _LAST = b"", b"\xff" * 32
@@ -190,10 +186,8 @@ class Comparison:
             self._drift.unfindable += len(lost)
             if self._generation.portable:
                 self._drift.wrong_passages += len(wrong_passages(collection, [stored[one] for one in held]))
-            for start in range(0, len(right), _QUESTIONS):
-                questions = {one: held[one] for one in right[start : start + _QUESTIONS]}
-                # A sync may have deleted it since it was looked up.
-                self._drift.unfindable += len(collection.present(unfindable(collection, questions)))
+            # A sync may have deleted it since it was looked up.
+            self._drift.unfindable += len(collection.present(unfindable(collection, {one: held[one] for one in right})))
 
     def _sampled(self) -> Iterator[list[bytes]]:
         """Hashes of at most `sample` texts, from a random place on and then from the beginning."""
@@ -226,7 +220,7 @@ def same_vector(held: Vectors, stored: Vectors) -> bool:
     if held.shape != stored.shape or not np.isfinite(held).all():
         return False
     lengths = np.linalg.norm(held), np.linalg.norm(stored)
-    return bool(min(lengths) > 0 and np.abs(held / lengths[0] - stored / lengths[1]).max() <= _ROUNDING)
+    return bool(min(lengths) > 0 and np.abs(held / lengths[0] - stored / lengths[1]).max() <= ROUNDING)
 
 
 def wrong_passages(collection: Collection, stored: Sequence[Row]) -> list[bytes]:
@@ -244,17 +238,7 @@ def wrong_passages(collection: Collection, stored: Sequence[Row]) -> list[bytes]
 
 def unfindable(collection: Collection, vectors: Mapping[bytes, Vectors]) -> list[bytes]:
     """Those whose nearest neighbour is neither themselves nor an equal vector, however long the search."""
-    missed = _missed(collection, vectors, 1)
-    return [one for one in missed if _missed(collection, {one: vectors[one]}, _MOST_NEAR)]
-
-
-def _missed(collection: Collection, vectors: Mapping[bytes, Vectors], limit: int) -> list[bytes]:
-    found = collection.nearest_of_each(list(vectors.values()), limit) if vectors else []
-    return [
-        one
-        for one, near in zip(vectors, found, strict=True)
-        if not any(hit.text_hash == one or hit.similarity >= 1 - _ROUNDING for hit in near)
-    ]
+    return [one for one in collection.unfound(vectors) if collection.unfound({one: vectors[one]}, _MOST_NEAR)]
 
 
 def opened_collection(vectors: VectorStore, generation: Generation) -> Collection | None:

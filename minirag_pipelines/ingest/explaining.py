@@ -204,7 +204,7 @@ def _chain(
         document=_document(row) if row else None,
         also_in=tuple(also_in[:ALSO_IN]),
         also_in_count=(others[0].published_in if others else 0) - listed,
-        version=_version(version) if version else None,
+        version=_version(version, hidden=bool(row and row.forgotten_at)) if version else None,
         chunker=_chunker(cut) if cut else None,
         chunks=tuple(_chunks(transaction, version_id, cut.chunker, ordinal, row)) if cut and version_id else (),
         generations=tuple(
@@ -276,13 +276,13 @@ def _document(row: Row) -> DocumentLine:
     )
 
 
-def _version(row: Row) -> VersionLine:
+def _version(row: Row, *, hidden: bool) -> VersionLine:
     return VersionLine(
         version_id=row.version_id,
         content_hash=row.content_hash.hex(),
         kind=row.kind,
         parser=row.parser,
-        title=row.title,
+        title=None if hidden else row.title,
         pages=row.pages,
         warnings=tuple(row.warnings),
         size_bytes=row.size_bytes,

@@ -20,6 +20,7 @@ from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.core.vector_store import VectorStore
 from minirag_pipelines.ingest.building import BuildingTally, build_slice
 from minirag_pipelines.ingest.embedding import EmbedderOf
+from minirag_pipelines.ingest.erasing import erase_forgotten, prune
 from minirag_pipelines.ingest.generating import next_generation
 from minirag_pipelines.ingest.publishing import PublishingTally, publish_pending, retire
 
@@ -30,11 +31,12 @@ SQL = statements("minirag_pipelines.ingest.sql", "finishing.sql")
 class Finished:
     """`live` is the generation that answers now, `failure` what the run has to say after all that could be done is.
 
-    `quarantined` counts documents that are not as their source has them, by reason. `build` is None where the live
-    generation is what the tenant's settings ask for.
+    `erased` counts documents that were forgotten; `quarantined` those that are not as their source has them, by reason.
+    `build` is None where the live generation is what the tenant's settings ask for.
     """
 
     live: Generation
+    erased: int
     published: PublishingTally
     build: BuildingTally | None
     retired: int
@@ -45,7 +47,8 @@ class Finished:
 def finish(
     writer: Writer, tenant: Tenant, vectors: VectorStore, embedder_of: EmbedderOf, settings: Settings
 ) -> Finished:
-    """First all that the live generation lacks, to publication; then a slice of the next one; then what is to leave."""
+    """First what was forgotten; all that the live generation lacks; a slice of the next one; then what is to leave."""
+    erased = erase_forgotten(writer)
     published = publish_pending(writer, vectors)
     with writer.reading() as transaction:
         live = Generations(transaction).live()
@@ -59,11 +62,12 @@ def finish(
     except (ProviderUnavailable, ProviderRefused, ModelUnknown, GenerationUnsound) as error:
         failure = error
     retired = retire(writer, vectors, after_s=settings.retire_after_s, keep=settings.kept_generations)
+    prune(writer, after_days=settings.keep_unused_days)
     with writer.reading() as transaction:
         quarantined = Counter({row.code: row.documents for row in transaction.run(SQL["quarantined"])})
         live = Generations(transaction).live()
         failure = failure or _too_many(transaction, live, quarantined, settings)
-        return Finished(live, published, build, retired, quarantined, failure)
+        return Finished(live, erased, published, build, retired, quarantined, failure)
 
 
 def _too_many(

@@ -8,10 +8,10 @@ from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.database import Writer, statements
 from minirag_pipelines.core.errors import NotFound
 from minirag_pipelines.core.generations import Generations
-from minirag_pipelines.core.providers.models import Embedder
 from minirag_pipelines.core.providers.tokenizers import tokenizer_for
 from minirag_pipelines.core.records import Generation, Tenant
 from minirag_pipelines.core.vector_store import VectorStore
+from minirag_pipelines.ingest.building import build_missed
 from minirag_pipelines.ingest.chunking import chunker_fingerprint
 from minirag_pipelines.ingest.embedding import EmbedderOf
 from minirag_pipelines.ingest.publishing import freeze
@@ -22,16 +22,12 @@ SQL = statements("minirag_pipelines.ingest.sql", "generating.sql")
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """A swap back. `changed` documents answer as they last were there; `added` ones answer after the next sync.
-
-    `unreadable` ones came since, too, and answer when their content of today can be read.
-    """
+    """A swap back. `changed` documents answer as they last were there; `added` ones came since, and were brought in."""
 
     displaced: Generation
     live: Generation
     changed: int
     added: int
-    unreadable: int
 
 
 def live_generation(writer: Writer, tenant: Tenant, vectors: VectorStore, embedder_of: EmbedderOf) -> Generation:
@@ -47,7 +43,7 @@ def live_generation(writer: Writer, tenant: Tenant, vectors: VectorStore, embedd
     if building is not None and not as_asked(building, tenant):
         _retire(writer, building)
         building = None
-    first = building or _add(writer, tenant, embedder_of(tenant))
+    first = building or _add(writer, tenant, embedder_of)
     vectors.create(first)
     with writer.writing() as transaction:
         Generations(transaction).set_state(first.number, "live")
@@ -67,7 +63,7 @@ def next_generation(writer: Writer, tenant: Tenant, live: Generation, embedder_o
         building = None
     if not wanted:
         return None
-    return building or _add(writer, tenant, embedder_of(tenant))
+    return building or _add(writer, tenant, embedder_of)
 
 
 def as_asked(generation: Generation, tenant: Tenant) -> bool:
@@ -82,11 +78,12 @@ def as_asked(generation: Generation, tenant: Tenant) -> bool:
     )
 
 
-def roll_back(writer: Writer, vectors: VectorStore, number: int | None = None) -> Rollback:
+def roll_back(writer: Writer, vectors: VectorStore, embedder_of: EmbedderOf, number: int | None = None) -> Rollback:
     """Make a kept generation live again, the one that was live last unless `number` says which.
 
-    The tenant's settings become its own, so that the next sync does not swap forward again; a build is given up.
-    Raises NotFound when there is no such kept generation.
+    The documents that came since are brought into it before, so that none is missing. The tenant's settings become its
+    own, so that the next sync does not swap forward again; a build is given up. Raises NotFound when there is no such
+    kept generation, and what the model of documents that came since raises: nothing is swapped then.
     """
     with writer.reading() as transaction:
         generations = Generations(transaction)
@@ -96,6 +93,7 @@ def roll_back(writer: Writer, vectors: VectorStore, number: int | None = None) -
         raise NotFound("kept generation", "" if number is None else str(number))
     target = kept[0]
     restore_lost(writer, vectors, target)
+    added = build_missed(writer, target, live, vectors, embedder_of)
     with writer.writing() as transaction:
         # Harmless while the other one is still live, so that the swap itself takes no longer than a few rows.
         due = transaction.one(SQL["due_after_rollback"], generation=target.number, live=live.number)
@@ -110,7 +108,7 @@ def roll_back(writer: Writer, vectors: VectorStore, number: int | None = None) -
         Catalog(transaction).change_tenant(
             embedding_model=target.embedding_model, chunker=target.chunker, portable=target.portable
         )
-    return Rollback(live, target, due.changed, due.added, due.unreadable)
+    return Rollback(live, target, due.changed, added)
 
 
 def _chunker(tenant: Tenant) -> str:
@@ -122,7 +120,11 @@ def _retire(writer: Writer, generation: Generation) -> None:
         Generations(transaction).set_state(generation.number, "retired")
 
 
-def _add(writer: Writer, tenant: Tenant, model: Embedder) -> Generation:
+def _add(writer: Writer, tenant: Tenant, embedder_of: EmbedderOf) -> Generation:
+    with writer.reading() as transaction:
+        known = Generations(transaction).find_last_of_model(tenant.embedding_model)
+    # A model that the tenant has used before is not asked for its dimension again.
+    model = embedder_of(known or tenant)
     dimension, fingerprint = model.dimension, model.fingerprint
     with writer.writing() as transaction:
         return Generations(transaction).add(

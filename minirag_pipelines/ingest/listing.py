@@ -17,6 +17,7 @@ from minirag_pipelines.ingest.publishing import move_readers, remove_documents
 
 SQL = statements("minirag_pipelines.ingest.sql", "listing.sql")
 _log = logging.getLogger(__name__)
+_MEANT_EMPTY = "If it is meant to be empty, sync with --allow-empty."
 
 
 @dataclass(slots=True)
@@ -108,9 +109,12 @@ def _stage(
                 batch = []
         _copy(writer, source, batch)
     except SourceUnreadable as error:
+        if error.absent and allow_empty:
+            return True
         _log.warning("Source %s can't be listed: %s", source.name, error.reason)
         tally.failed[source.name] = error.reason
-        tally.problems.append(f"{source.name}: {error.reason} Nothing of it was removed.")
+        hint = f" {_MEANT_EMPTY}" if error.absent else ""
+        tally.problems.append(f"{source.name}: {error.reason} Nothing of it was removed.{hint}")
         return False
     for (reason, incomplete), times in unlisted.items():
         kept = " Nothing that may lie there was removed." if incomplete else ""
@@ -121,7 +125,7 @@ def _stage(
         if known:
             tally.problems.append(
                 f"{source.name}: it lists nothing where there were {known:,} documents; nothing was removed. "
-                "If it is meant to be empty, sync with --allow-empty."
+                f"{_MEANT_EMPTY}"
             )
             return False
     return complete

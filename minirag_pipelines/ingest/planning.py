@@ -22,15 +22,16 @@ from minirag_pipelines.ingest import building, embedding, listing, reading
 from minirag_pipelines.ingest.chunking import chunk, chunker_fingerprint
 from minirag_pipelines.ingest.cutting import CuttingTally, cut_pending, parsed_version
 from minirag_pipelines.ingest.embedding import EMBED_BATCH, EmbedderOf, unsettled_texts
+from minirag_pipelines.ingest.erasing import erase_forgotten
 from minirag_pipelines.ingest.formats import parser_fingerprint
 from minirag_pipelines.ingest.generating import as_asked
 from minirag_pipelines.ingest.listing import ListingTally, list_sources
 from minirag_pipelines.ingest.parser_pool import Parsing
-from minirag_pipelines.ingest.publishing import erase_forgotten
 from minirag_pipelines.ingest.reading import read_pending, refusing_limits, retry_failures
 
 SQL = statements("minirag_pipelines.ingest.sql", "planning.sql")
 _PAGE = 500
+_ATTEMPTS = 5
 # What may happen to a document; where several things do, the last of them says why it is touched.
 _WHAT = ("publish", "read", "rename", "erase", "remove")
 
@@ -121,15 +122,29 @@ def plan_sync(
 ) -> Plan:
     """What a sync would do now. It lists, reads, parses and cuts, and leaves no trace: no row, no failed attempt.
 
-    Neither a model nor Chroma is asked. It begins anew when somebody waits for a document that it holds. Raises
+    Neither a model nor Chroma is asked. It begins anew when somebody waits for a document that it holds, a few times,
+    and then raises RehearsalInterrupted. Raises SyncInProgress when somebody waits to write the tenant, and
     SourceUnreadable when there are sources and none could be listed.
     """
-    rehearsal: _Rehearsal | None = None
-    while rehearsal is None:
-        with suppress(RehearsalInterrupted), writer.rehearsing() as rehearsing:
-            begun = _Rehearsal(rehearsing, tenant, sources, parsing, embedder_of)
-            begun.run(force=force, allow_empty=allow_empty)
-            rehearsal = begun
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(RehearsalInterrupted):
+            return _planned(writer, tenant, sources, parsing, embedder_of, force=force, allow_empty=allow_empty)
+    return _planned(writer, tenant, sources, parsing, embedder_of, force=force, allow_empty=allow_empty)
+
+
+def _planned(
+    writer: Writer,
+    tenant: Tenant,
+    sources: Sequence[Source],
+    parsing: Parsing,
+    embedder_of: EmbedderOf,
+    *,
+    force: bool,
+    allow_empty: bool,
+) -> Plan:
+    with writer.rehearsing() as rehearsing:
+        rehearsal = _Rehearsal(rehearsing, tenant, sources, parsing, embedder_of)
+        rehearsal.run(force=force, allow_empty=allow_empty)
     return Plan(
         sources=rehearsal.sources,
         documents=rehearsal.explained(writer),
@@ -190,14 +205,18 @@ class _Rehearsal:
             begun = None
         first = live or begun or self._asked_for
         self.chunks = cut_pending(self._writer, first, tokenizer_for(first.embedding_model))
+        published = first.chunks + self.chunks.added - self.chunks.dropped
         self.chunks.dropped += self.sources.chunks_removed
         self._plan_documents(first)
         if live is not None and not as_asked(live, self._tenant):
             # Vectors that only a forgotten document needs are gone before a build looks for them.
             erase_forgotten(self._writer)
             self.build = PlannedBuild(_reason(live, self._tenant))
-            self._plan_build(live, begun or self._asked_for, self.build)
+            target = begun or self._asked_for
+            self._plan_build(live, target, self.build)
             self.chunks.added += self.build.chunks
+            if target.chunker_fingerprint != live.chunker_fingerprint:
+                self.chunks.dropped += published
 
     def _note_documents(self, sources: Sequence[Source]) -> None:
         """Which documents the sync is about to touch, as the listing has left them."""
@@ -251,6 +270,7 @@ class _Rehearsal:
             "document_id",
             generation=target.number,
             live=live.number,
+            only_missed=False,
             most=_PAGE,
         ):
             build.documents += len(rows)

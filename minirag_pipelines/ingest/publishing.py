@@ -1,4 +1,4 @@
-"""Stage `collection`: publish what is whole, erase what was forgotten, retire what nothing needs."""
+"""Stage `collection`: publish what is whole, take out what is gone, retire what nothing needs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from minirag_pipelines.core.vector_store import BATCH, VectorStore
 from minirag_pipelines.ingest.restoring import restore_lost
 
 SQL = statements("minirag_pipelines.ingest.sql", "publishing.sql")
-_ERASE_BATCH = 20
 # A document stays as it was when the model refuses more than this share of its chunks.
 _REFUSED_SHARE = 0.5
 
 
 @dataclass(slots=True)
 class PublishingTally:
-    """`published` counts documents, `restored` vectors that Chroma had lost, `erased` documents that were forgotten."""
+    """`published` counts documents, `restored` vectors that Chroma had lost."""
 
     published: int = 0
     restored: int = 0
-    erased: int = 0
 
 
 def publish_pending(writer: Writer, vectors: VectorStore, *, batch: int = 200) -> PublishingTally:
@@ -35,7 +33,7 @@ def publish_pending(writer: Writer, vectors: VectorStore, *, batch: int = 200) -
     A document appears with its new version in one statement; what it displaces leaves Chroma later. One whose texts the
     model has refused for the most part stays as it was.
     """
-    tally = PublishingTally(erased=erase_forgotten(writer))
+    tally = PublishingTally()
     with writer.reading() as transaction:
         generations = Generations(transaction)
         live, building = generations.find_live(), generations.find_building()
@@ -50,11 +48,9 @@ def publish_pending(writer: Writer, vectors: VectorStore, *, batch: int = 200) -
         model=live.model_fingerprint,
         most=batch,
     ):
-        refused = [row for row in found if row.refused > _REFUSED_SHARE * row.chunks]
         with writer.writing() as transaction:
-            if refused:
-                _hold_back(transaction, live, refused)
-            whole = [row for row in found if row not in refused]
+            held = hold_back(transaction, live, found)
+            whole = [row for row in found if row.document_id not in held]
             published, displaced = publish_batch(transaction, live, whole, writer.run_id)
             tally.published += published
             if building is not None:
@@ -63,15 +59,18 @@ def publish_pending(writer: Writer, vectors: VectorStore, *, batch: int = 200) -
     return tally
 
 
-def _hold_back(transaction: Transaction, live: Generation, refused: Sequence[Row]) -> None:
-    """Documents of which too little would be found stay as they were, and are quarantined."""
-    transaction.run(
-        SQL["hold_back"],
-        model=live.model_fingerprint,
-        version_ids=[row.version_id for row in refused],
-        refused=[row.refused for row in refused],
-        chunks=[row.chunks for row in refused],
-    )
+def hold_back(transaction: Transaction, generation: Generation, found: Sequence[Row]) -> set[uuid.UUID]:
+    """Documents of which too little would be found stay as they were, and are quarantined; which they are."""
+    refused = [row for row in found if row.refused > _REFUSED_SHARE * row.chunks]
+    if refused:
+        transaction.run(
+            SQL["hold_back"],
+            model=generation.model_fingerprint,
+            version_ids=[row.version_id for row in refused],
+            refused=[row.refused for row in refused],
+            chunks=[row.chunks for row in refused],
+        )
+    return {row.document_id for row in refused}
 
 
 def publish_batch(
@@ -143,22 +142,23 @@ def remove_documents(transaction: Transaction, document_ids: Sequence[uuid.UUID]
     How many documents there were, and how many chunks of them were live.
     """
     removed = transaction.run(SQL["remove_documents"], document_ids=list(document_ids)).fetchall()
-    pending_versions = [row.version_id for row in removed if row.version_id]
-    return len(removed), unpublish(transaction, [row.document_id for row in removed], pending_versions)
+    versions = [row.version_id for row in removed if row.version_id]
+    return len(removed), unpublish(transaction, [row.document_id for row in removed], versions)
 
 
 def unpublish(
-    transaction: Transaction, document_ids: Sequence[uuid.UUID], pending_versions: Sequence[uuid.UUID] = ()
+    transaction: Transaction, document_ids: Sequence[uuid.UUID], version_ids: Sequence[uuid.UUID] = ()
 ) -> int:
-    """Delete the documents' published rows everywhere; their texts leave, and those of the pending versions.
+    """Delete the documents' published rows everywhere; their texts leave, and those of the other versions given.
 
     How many chunks of the live generation that were.
     """
     live_chunks = 0
     rows = transaction.run(SQL["unpublish"], document_ids=list(document_ids)).fetchall()
+    # Texts may be on their way to a generation in which their document is not published yet.
+    versions = {row.version_id for row in rows} | set(version_ids)
     for generation in Generations(transaction).all():
         gone = [row for row in rows if row.generation == generation.number]
-        versions = {row.version_id for row in gone} | set(pending_versions)
         if generation.state == "live":
             live_chunks = sum(row.chunks for row in gone)
         if generation.state != "retired" and versions:
@@ -185,31 +185,6 @@ def remove_source(transaction: Transaction, name: str) -> int:
 def move_readers(transaction: Transaction, document_ids: Sequence[uuid.UUID]) -> None:
     """Have documents that their source no longer lists read through another one that does."""
     transaction.run(SQL["move_readers"], document_ids=list(document_ids))
-
-
-def erase_forgotten(writer: Writer) -> int:
-    """Take forgotten documents out of every generation, and delete what was made of them alone; how many they were."""
-    erased = 0
-    while True:
-        with writer.reading() as transaction:
-            due = transaction.run(SQL["due_to_erase"], most=_ERASE_BATCH).fetchall()
-        if not due:
-            return erased
-        document_ids = [row.document_id for row in due]
-        with writer.writing() as transaction:
-            versions = {row.version_id for row in due if row.version_id}
-            versions |= {
-                row.version_id for row in transaction.run(SQL["published_versions"], document_ids=document_ids)
-            }
-            unpublish(transaction, document_ids, sorted(versions))
-            transaction.run(SQL["mark_erased"], document_ids=document_ids)
-            orphaned = transaction.run(SQL["orphaned"], version_ids=sorted(versions)).fetchall()
-            texts = transaction.run(
-                SQL["texts_of_versions"], version_ids=[row.version_id for row in orphaned]
-            ).fetchall()
-            transaction.run(SQL["delete_versions"], version_ids=[row.version_id for row in orphaned])
-            transaction.run(SQL["delete_orphaned_vectors"], text_hashes=[row.text_hash for row in texts])
-        erased += len(due)
 
 
 def freeze(transaction: Transaction, generation: Generation) -> None:

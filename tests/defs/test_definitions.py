@@ -103,7 +103,9 @@ def test_an_error_of_ours_is_one_sentence_in_dagster(
     result = sync(instance, "acme", raise_on_error=False)
     assert not result.success
     assert failed_steps(result) == [("collection", "Source 'docs' can't be listed: No such file or directory.")]
-    assert metadata(instance, "sources")["problems"] == ["docs: No such file or directory. Nothing of it was removed."]
+    assert metadata(instance, "sources")["problems"] == [
+        "docs: No such file or directory. Nothing of it was removed. If it is meant to be empty, sync with --allow-empty."
+    ]
     workbench.folder.mkdir()
 
 

@@ -173,6 +173,9 @@ def test_a_source_that_is_gone_loses_nothing_and_heals_by_itself(three: Workbenc
     away.rename(three.folder)
     (three.folder / "2.md").unlink()
     assert listed(three.sync()) == {"removed": 1, "unchanged": 2}
+    three.folder.rename(away)
+    assert listed(three.sync(allow_empty=True)) == {"removed": 2}
+    away.rename(three.folder)
 
 
 def test_a_folder_that_can_not_be_entered_loses_nothing(three: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,8 @@ def test_a_forgotten_document_shows_no_text(workbench: Workbench) -> None:
         assert lineage.document
         assert lineage.document.state == "forgotten"
         assert [(chunk.text, chunk.headings) for chunk in lineage.chunks] == [(None, ())]
+        assert lineage.version
+        assert lineage.version.title is None
         assert verified(workbench, subject).content == "unreadable"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minirag_pipelines.core.database import Row
-from minirag_pipelines.ingest.publishing import erase_forgotten
+from minirag_pipelines.ingest.erasing import erase_forgotten
 from tests.ingest.test_crashes import check_invariants
 from tests.workbench import Workbench
 
@@ -42,7 +42,7 @@ def test_a_forgotten_document_is_gone_at_once_and_its_content_with_the_next_sync
     assert uris(two) == ["tickets.txt"]
     assert state(two, "ferry.txt") == "forgotten"
     done = two.sync().collection
-    assert (done.published.erased, done.retired) == (1, 1)
+    assert (done.erased, done.retired) == (1, 1)
     assert [row.text for row in rows(two, "version")] == [TICKETS]
     assert [row.text for row in rows(two, "chunk")] == [TICKETS]
     assert len(rows(two, "embedding")) == 1

@@ -37,7 +37,7 @@ def states(workbench: Workbench) -> list[tuple[int, str]]:
 
 def back(workbench: Workbench, number: int | None = None) -> Rollback:
     with workbench.writer() as writer:
-        return roll_back(writer, workbench.vectors, number)
+        return roll_back(writer, workbench.vectors, workbench.embedder_of, number)
 
 
 def uris(workbench: Workbench, question: str) -> list[str]:
@@ -89,6 +89,10 @@ def test_a_build_reads_and_parses_nothing_and_embeds_each_text_once(workbench: W
     rows = workbench.row_versions()
     assert workbench.sync().collection.build is None
     assert workbench.row_versions() == rows
+    # Known by now, and so are the texts.
+    workbench.change_tenant(chunk_tokens=64)
+    assert workbench.sync().collection.live.number == 3
+    assert workbench.provider.stats()["texts_embedded"] == embedded + 6
 
 
 def test_a_model_that_went_away_does_not_keep_the_tenant_from_leaving_it(workbench: Workbench) -> None:
@@ -232,12 +236,91 @@ def test_a_rollback_is_one_swap_that_the_next_sync_does_not_take_back(workbench:
     # What changed answers as it last was there; what was removed is gone from it too.
     assert "painted red" in workbench.search("Buoy number 0").hits[0].text
     assert "001.txt" not in uris(workbench, "Buoy number 1")
+    # What came since is there at once.
+    assert uris(workbench, "harbour")[0] == "new.txt"
     after = workbench.sync().collection
     assert (after.live.number, after.build) == (1, None)
     assert uris(workbench, "lighthouse")[0] == "000.txt"
     assert uris(workbench, "harbour")[0] == "new.txt"
     check_invariants(workbench)
     assert back(workbench).live.number == 2
+
+
+def test_a_rollback_brings_in_what_can_not_be_read_now(workbench: Workbench) -> None:
+    """It came since, is live, and its content of today is broken: what it last was answers."""
+    write_buoys(workbench, 2)
+    workbench.write("edited.html", "<p>The pier is closed on Mondays.</p>")
+    workbench.sync()
+    workbench.change_tenant(chunk_tokens=64)
+    workbench.sync()
+    workbench.write("edited.html", "<p>The pier is closed on Tuesdays.</p>")
+    workbench.write("new.html", "<p>A harbour was built.</p>")
+    workbench.sync()
+    for name in ("edited.html", "new.html"):
+        path = workbench.folder / name
+        path.unlink()
+        path.symlink_to("/etc/hostname")  # it leaves the folder: it is listed, and never read
+    workbench.sync()
+    assert {row.uri.rsplit("/", 1)[1] for row in workbench.documents("quarantined")} == {"edited.html", "new.html"}
+    done = back(workbench)
+    assert (done.live.number, done.changed, done.added) == (1, 0, 2)
+    assert "Tuesdays" in workbench.search("pier closed").hits[0].text
+    assert uris(workbench, "harbour")[0] == "new.html"
+
+
+def test_a_rollback_whose_model_is_away_changes_nothing(workbench: Workbench) -> None:
+    write_buoys(workbench, 2)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.sync()
+    workbench.write("new.txt", "A harbour was built.")
+    workbench.sync()
+    workbench.provider.refused_models = {MODEL.split("/")[1]}
+    with pytest.raises(ProviderRefused):
+        back(workbench)
+    assert states(workbench) == [(1, "kept"), (2, "live")]
+    assert uris(workbench, "harbour")[0] == "new.txt"
+    workbench.provider.refused_models = set()
+    assert back(workbench).added == 1
+
+
+def test_a_build_does_not_take_a_document_that_its_model_refuses_for_the_most_part(workbench: Workbench) -> None:
+    write_buoys(workbench, 2)
+    workbench.sync()
+    workbench.provider.refused_word = "lighthouse"
+    workbench.write("000.txt", "A lighthouse stands where the buoy was.")
+    workbench.write("new.txt", "Another lighthouse.")
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    done = workbench.sync().collection
+    assert done.build is not None
+    assert (done.build.swapped, done.live.number, done.live.documents) == (True, 2, 2)
+    assert "painted red" in workbench.search("Buoy number 0").hits[0].text
+    assert {row.uri.rsplit("/", 1)[1] for row in workbench.documents("quarantined")} == {"000.txt", "new.txt"}
+
+
+def test_texts_of_a_removed_document_leave_a_build_that_has_them_already(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minirag_pipelines.ingest.embedding.EMBED_BATCH", 4)
+    workbench.retire_after_s = 0
+    workbench.write("long.md", "\n\n".join(f"# Part {part}\n\nPart {part} lies in the bay." for part in range(600)))
+    write_buoys(workbench, 2)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.build_slice_s = 1e-9
+    workbench.sync()
+    building = workbench.generations()[-1]
+    assert (building.state, building.texts > 2) == ("building", True)
+    # Edited, so that what was sent there is not what the document holds when it goes.
+    workbench.write("long.md", "It is short now.")
+    with workbench.writer() as writer:
+        workbench.list(writer)
+        workbench.read(writer)
+    (workbench.folder / "long.md").unlink()
+    workbench.build_slice_s = 60
+    assert workbench.sync().collection.live.texts == 2
+    check_invariants(workbench)
 
 
 def test_a_rollback_gives_up_a_build_and_needs_a_kept_generation(workbench: Workbench) -> None:

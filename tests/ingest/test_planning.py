@@ -95,6 +95,7 @@ def check(planned: Plan, done: SyncTally) -> None:
     build = done.collection.build
     assert (planned.build is None) == (build is None)
     embedded, added = done.embeddings, done.chunks.added
+    dropped = done.chunks.dropped + done.sources.chunks_removed
     if build is not None and planned.build is not None:
         assert build.swapped
         assert planned.build.documents == build.built
@@ -103,13 +104,14 @@ def check(planned: Plan, done: SyncTally) -> None:
         assert planned.build.texts.usage.prompt_tokens == build.embeddings.usage.prompt_tokens
         embedded += build.embeddings
         added += build.chunks.tokens.total()
+        dropped += build.dropped
     texts = planned.all_texts
     assert (texts.embedded, texts.reused) == (embedded.embedded, embedded.reused)
     assert texts.usage.prompt_tokens == embedded.usage.prompt_tokens
     assert texts.usage.cost_usd == pytest.approx(embedded.usage.cost_usd)
     assert planned.chunks.added == added
     assert planned.chunks.kept == done.chunks.kept
-    assert planned.chunks.dropped == done.chunks.dropped + done.sources.chunks_removed
+    assert planned.chunks.dropped == dropped
     assert planned.quarantined == done.documents.quarantined
 
 
@@ -321,7 +323,8 @@ def test_texts_that_a_sync_has_paid_for_before_it_failed_are_not_planned_again(w
         with pytest.raises(ProviderRefused):
             workbench.sync()
     planned = planned_and_done(workbench)
-    assert planned.reasons == {"pending": count}
+    # What the first request was paid for is live.
+    assert planned.reasons == {"pending": 44}
     assert (planned.texts.embedded, planned.texts.reused) == (44, 0)
 
 
@@ -387,6 +390,28 @@ def test_a_plan_gives_way_to_who_forgets_a_document(workbench: Workbench) -> Non
     assert len(attempts) == 2
     assert whys(planned) == {"ferry.md": "forgotten", "tickets.md": "changed"}
     check(planned, workbench.sync())
+
+
+def test_a_plan_gives_way_to_a_sync_that_begins_meanwhile(workbench: Workbench) -> None:
+    workbench.write("ferry.md", FERRY)
+    syncs = [Thread(target=workbench.sync)]
+
+    @contextmanager
+    def pool() -> Iterator[ParserPool]:
+        syncs[0].start()
+        with workbench.database.connection() as watching:
+            while not watching.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                time.sleep(0.05)
+        # Longer than it may go without looking.
+        time.sleep(1)
+        with workbench.parsing.pool() as workers:
+            yield workers
+
+    with pytest.raises(SyncInProgress):
+        plan(workbench, pool=pool, quiet=False)
+    syncs[0].join()
+    assert [hit.uri.rsplit("/", 1)[1] for hit in workbench.search("night ferry").hits] == ["ferry.md"]
+    assert whys(plan(workbench)) == {}
 
 
 def test_a_killed_plan_leaves_nothing_and_blocks_nobody(

@@ -1,5 +1,5 @@
 -- name: generation
-SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND number = %(number)s;
+SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND number = %(number)s AND state <> 'deleted';
 
 -- name: live
 SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND state = 'live';
@@ -10,8 +10,14 @@ SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND state = 'building';
 -- name: kept
 SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND state = 'kept' ORDER BY live_at DESC, number DESC;
 
+-- name: last_of_model
+SELECT * FROM generation
+ WHERE tenant_id = %(tenant_id)s AND embedding_model = %(embedding_model)s
+ ORDER BY number DESC
+ LIMIT 1;
+
 -- name: generations
-SELECT * FROM generation WHERE tenant_id = %(tenant_id)s ORDER BY number;
+SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND state <> 'deleted' ORDER BY number;
 
 -- name: add
 INSERT INTO generation (tenant_id, number, state, chunk_tokens, chunk_overlap, chunker, embedding_model, model,
@@ -30,8 +36,8 @@ UPDATE generation
        retired_at = CASE WHEN %(state)s = 'retired' THEN now() ELSE retired_at END
  WHERE tenant_id = %(tenant_id)s AND number = %(number)s;
 
--- name: delete
-DELETE FROM generation WHERE tenant_id = %(tenant_id)s AND number = %(number)s;
+-- name: remove
+DELETE FROM generation WHERE tenant_id = %(tenant_id)s AND number = %(number)s AND state = 'deleted';
 
 -- name: forget_texts
 DELETE FROM indexed WHERE tenant_id = %(tenant_id)s AND generation = %(number)s;

@@ -74,7 +74,8 @@ class LocalFiles:
         try:
             root = os.stat(self._root)  # noqa: PTH116 - names with any bytes, and no Path a file
         except OSError as error:
-            raise SourceUnreadable(self._root, _reason(error)) from error
+            absent = isinstance(error, FileNotFoundError)
+            raise SourceUnreadable(self._root, _reason(error), absent=absent) from error
         if stat.S_ISREG(root.st_mode):
             yield _item(self._root, root)
             return

@@ -1,35 +1,14 @@
 -- name: documents_to_build
--- What the generation being built lacks: each document in the version that is published in the live generation, or that
--- is about to be.
-SELECT wanted.document_id, wanted.version_id
-  FROM (SELECT d.document_id,
-               CASE WHEN d.pending = 'publication' THEN d.version_id ELSE p.version_id END AS version_id
-          FROM document d
-          LEFT JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(live)s
-                               AND p.document_id = d.document_id
-         WHERE d.tenant_id = %(tenant_id)s
-           AND d.document_id > %(after)s
-           AND d.removed_at IS NULL
-           AND d.forgotten_at IS NULL
-           AND (d.pending = 'publication' OR p.document_id IS NOT NULL)) AS wanted
- WHERE NOT EXISTS (SELECT 1 FROM published b
-                    WHERE b.tenant_id = %(tenant_id)s AND b.generation = %(generation)s
-                      AND b.document_id = wanted.document_id AND b.version_id = wanted.version_id)
- ORDER BY wanted.document_id
+SELECT document_id, version_id
+  FROM documents_to_build(%(tenant_id)s, %(generation)s, %(live)s)
+ WHERE document_id > %(after)s AND (missed OR NOT %(only_missed)s)
+ ORDER BY document_id
  LIMIT %(most)s;
 
 -- name: unbuilt
--- How many documents that is.
 SELECT count(*) AS documents
-  FROM document d
-  LEFT JOIN published p ON p.tenant_id = %(tenant_id)s AND p.generation = %(live)s AND p.document_id = d.document_id
-  LEFT JOIN published b ON b.tenant_id = %(tenant_id)s AND b.generation = %(generation)s
-                       AND b.document_id = d.document_id
- WHERE d.tenant_id = %(tenant_id)s
-   AND d.removed_at IS NULL
-   AND d.forgotten_at IS NULL
-   AND (d.pending = 'publication' OR p.document_id IS NOT NULL)
-   AND b.version_id IS DISTINCT FROM CASE WHEN d.pending = 'publication' THEN d.version_id ELSE p.version_id END;
+  FROM documents_to_build(%(tenant_id)s, %(generation)s, %(live)s)
+ WHERE missed OR NOT %(only_missed)s;
 
 -- name: uncut
 SELECT wanted AS version_id
@@ -39,12 +18,18 @@ SELECT wanted AS version_id
  ORDER BY wanted;
 
 -- name: buildable
--- Those of the documents whose version has every text settled.
-SELECT wanted.document_id, wanted.version_id, k.chunks
-  FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[]) AS wanted (document_id, version_id)
-  JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = wanted.version_id AND k.chunker = %(chunker)s
- WHERE refused_chunks(%(tenant_id)s, %(generation)s, wanted.version_id) IS NOT NULL
- ORDER BY wanted.document_id;
+-- Those of the documents whose version has every text settled; `due` says that it is not what the live generation has.
+SELECT *
+  FROM (SELECT wanted.document_id, wanted.version_id, k.chunks,
+               refused_chunks(%(tenant_id)s, %(generation)s, wanted.version_id) AS refused,
+               NOT EXISTS (SELECT 1 FROM published p
+                            WHERE p.tenant_id = %(tenant_id)s AND p.generation = %(live)s
+                              AND p.document_id = wanted.document_id AND p.version_id = wanted.version_id) AS due
+          FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[]) AS wanted (document_id, version_id)
+          JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = wanted.version_id
+                         AND k.chunker = %(chunker)s) AS cut
+ WHERE refused IS NOT NULL
+ ORDER BY document_id;
 
 -- name: refused
 -- Texts of the generation's documents that its model has refused for good.

@@ -110,12 +110,19 @@ SELECT u.state AS was
 
 -- name: remove_documents
 -- Said as `removed_at IS NULL`, it would be read from an index of all live documents where none was ever analysed.
-UPDATE document
-   SET removed_at = now(), pending = NULL
- WHERE tenant_id = %(tenant_id)s
-   AND document_id = ANY(%(document_ids)s)
-   AND coalesce(removed_at, 'infinity') = 'infinity'
-RETURNING document_id, version_id;
+WITH removed AS (
+    UPDATE document
+       SET removed_at = now(), pending = NULL
+     WHERE tenant_id = %(tenant_id)s
+       AND document_id = ANY(%(document_ids)s)
+       AND coalesce(removed_at, 'infinity') = 'infinity'
+    RETURNING document_id, version_id
+), leaving AS (
+    INSERT INTO left_version (tenant_id, document_id, version_id)
+    SELECT %(tenant_id)s, document_id, version_id FROM removed WHERE version_id IS NOT NULL
+    ON CONFLICT (tenant_id, document_id, version_id) DO UPDATE SET left_at = now()
+)
+SELECT document_id, version_id FROM removed;
 
 -- name: unpublish
 DELETE FROM published
@@ -150,47 +157,6 @@ SELECT number
 -- name: stop_sending
 UPDATE indexed SET state = 'leaving', changed_at = clock_timestamp()
  WHERE tenant_id = %(tenant_id)s AND generation = %(generation)s AND state = 'sending';
-
--- name: due_to_erase
-SELECT document_id, version_id
-  FROM document
- WHERE tenant_id = %(tenant_id)s AND forgotten_at IS NOT NULL AND erased_at IS NULL
- ORDER BY document_id
- LIMIT %(most)s;
-
--- name: published_versions
-SELECT DISTINCT version_id
-  FROM published
- WHERE tenant_id = %(tenant_id)s AND document_id = ANY(%(document_ids)s)
- ORDER BY version_id;
-
--- name: mark_erased
--- The content's hash stays, so that the document is known, and stays forgotten, when it is moved.
-UPDATE document SET erased_at = now(), version_id = NULL, pending = NULL
- WHERE tenant_id = %(tenant_id)s AND document_id = ANY(%(document_ids)s) AND forgotten_at IS NOT NULL;
-
--- name: orphaned
-SELECT v.version_id
-  FROM version v
- WHERE v.tenant_id = %(tenant_id)s
-   AND v.version_id = ANY(%(version_ids)s)
-   AND NOT EXISTS (SELECT 1 FROM document d WHERE d.tenant_id = %(tenant_id)s AND d.version_id = v.version_id)
-   AND NOT EXISTS (SELECT 1 FROM published p WHERE p.tenant_id = %(tenant_id)s AND p.version_id = v.version_id)
- ORDER BY v.version_id;
-
--- name: texts_of_versions
-SELECT DISTINCT text_hash FROM chunk
- WHERE tenant_id = %(tenant_id)s AND version_id = ANY(%(version_ids)s)
- ORDER BY text_hash;
-
--- name: delete_versions
-DELETE FROM version WHERE tenant_id = %(tenant_id)s AND version_id = ANY(%(version_ids)s);
-
--- name: delete_orphaned_vectors
-DELETE FROM embedding e
- WHERE e.tenant_id = %(tenant_id)s
-   AND e.text_hash = ANY(%(text_hashes)s)
-   AND NOT EXISTS (SELECT 1 FROM chunk c WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = e.text_hash);
 
 -- name: remove_source
 UPDATE source SET removed_at = now()

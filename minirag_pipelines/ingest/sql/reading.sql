@@ -54,25 +54,32 @@ ON CONFLICT (tenant_id, version_id) DO NOTHING;
 
 -- name: point
 -- The document's content is this version. Nothing is pending when that is published already, with every text settled.
-UPDATE document d
-   SET content_hash = read.content_hash,
-       version_id = read.version_id,
-       size_bytes = read.size_bytes,
-       pending = CASE WHEN EXISTS (SELECT 1 FROM published p
-                                     JOIN generation g ON g.tenant_id = %(tenant_id)s AND g.state = 'live'
-                                                      AND p.generation = g.number
-                                    WHERE p.tenant_id = %(tenant_id)s AND p.document_id = d.document_id
-                                      AND p.version_id = read.version_id
-                                      AND refused_chunks(%(tenant_id)s, g.number, read.version_id)
-                                          IS NOT NULL)
-                      THEN NULL ELSE 'publication' END
-  FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[], %(content_hashes)s::bytea[], %(sizes)s::bigint[])
-       AS read (document_id, version_id, content_hash, size_bytes)
-  JOIN document old ON old.tenant_id = %(tenant_id)s AND old.document_id = read.document_id
- WHERE d.tenant_id = %(tenant_id)s
-   AND d.document_id = read.document_id
-   AND d.pending = 'content'
-RETURNING d.document_id, old.version_id AS displaced, d.version_id;
+WITH pointed AS (
+    UPDATE document d
+       SET content_hash = read.content_hash,
+           version_id = read.version_id,
+           size_bytes = read.size_bytes,
+           pending = CASE WHEN EXISTS (SELECT 1 FROM published p
+                                         JOIN generation g ON g.tenant_id = %(tenant_id)s AND g.state = 'live'
+                                                          AND p.generation = g.number
+                                        WHERE p.tenant_id = %(tenant_id)s AND p.document_id = d.document_id
+                                          AND p.version_id = read.version_id
+                                          AND refused_chunks(%(tenant_id)s, g.number, read.version_id)
+                                              IS NOT NULL)
+                          THEN NULL ELSE 'publication' END
+      FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[], %(content_hashes)s::bytea[], %(sizes)s::bigint[])
+           AS read (document_id, version_id, content_hash, size_bytes)
+      JOIN document old ON old.tenant_id = %(tenant_id)s AND old.document_id = read.document_id
+     WHERE d.tenant_id = %(tenant_id)s
+       AND d.document_id = read.document_id
+       AND d.pending = 'content'
+    RETURNING d.document_id, old.version_id AS displaced, d.version_id
+), leaving AS (
+    INSERT INTO left_version (tenant_id, document_id, version_id)
+    SELECT %(tenant_id)s, document_id, displaced FROM pointed WHERE displaced <> version_id
+    ON CONFLICT (tenant_id, document_id, version_id) DO UPDATE SET left_at = now()
+)
+SELECT document_id, displaced, version_id FROM pointed;
 
 -- name: note_content
 -- What was read, although nothing could be made of it.
