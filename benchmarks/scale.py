@@ -33,7 +33,7 @@ from minirag_pipelines.core.providers.tokenizers import LOCAL_EMBEDDING_MODEL, t
 from minirag_pipelines.core.records import ChunkerSettings, Generation
 from minirag_pipelines.core.settings import Settings
 from minirag_pipelines.core.vector_store import Collection, VectorStore
-from minirag_pipelines.ingest import cutting, embedding, finishing, listing, publishing, reading, restoring
+from minirag_pipelines.ingest import cutting, embedding, erasing, finishing, listing, publishing, reading, restoring
 from minirag_pipelines.ingest.chunking import chunker_fingerprint
 from minirag_pipelines.ingest.connectors import kinds
 from minirag_pipelines.ingest.formats import parser_fingerprint
@@ -142,8 +142,9 @@ def _cpu_ms(pid: int) -> float:
 
 def statement_names() -> dict[bytes, str]:
     """The name of each statement that a sync runs, by its text."""
-    files = (listing.SQL, reading.SQL, cutting.SQL, embedding.SQL, publishing.SQL, restoring.SQL, finishing.SQL)
-    return {body: name for sql in (*files, generations.SQL, corpus.SQL, CATALOG) for name, body in sql.items()}
+    stages = (listing, reading, cutting, embedding, erasing, publishing, restoring, finishing)
+    files = (*(stage.SQL for stage in stages), generations.SQL, corpus.SQL, CATALOG)
+    return {body: name for sql in files for name, body in sql.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import pytest
 
 from minirag_pipelines.core.corpus import Corpus
+from minirag_pipelines.core.providers.models import Vectors
+from minirag_pipelines.core.vector_store import Collection, Near
 from tests.workbench import Workbench
 
 pytestmark = [pytest.mark.postgres, pytest.mark.chroma]
@@ -318,3 +321,25 @@ def test_what_may_pass_is_tried_again_later_and_at_once_when_asked(workbench: Wo
         Corpus(transaction).retry()
     workbench.sync()
     assert workbench.documents("quarantined") == []
+
+
+def test_a_vector_that_no_search_finds_is_written_again(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[int] = []
+    asked = Collection.nearest_of_each
+
+    def missing_once(self: Collection, vectors: Sequence[Vectors], limit: int = 1) -> list[list[Near]]:
+        searches.append(len(vectors))
+        found = asked(self, vectors, limit)
+        return [[], *found[1:]] if len(searches) == 1 else found
+
+    monkeypatch.setattr(Collection, "nearest_of_each", missing_once)
+    written: list[int] = []
+    write = Collection._write
+    monkeypatch.setattr(
+        Collection, "_write", lambda self, *given: (written.append(len(given[2])), write(self, *given))[1]
+    )
+    for number in range(3):
+        workbench.write(f"{number}.txt", f"Buoy number {number} is painted red.")
+    workbench.sync()
+    assert (searches, written) == ([3, 3], [3, 1])
+    assert workbench.vectors.collection(workbench.live()).count() == 3
