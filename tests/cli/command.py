@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.cli.forking import Forks
+
 
 @dataclass
 class Command:
-    """`minirag` in a folder of its own, with the test's stores in its environment."""
+    """`minirag` in a folder of its own, with the test's stores in its environment.
 
-    timeout_s: ClassVar[float] = 120
+    With `forks`, what is run and waited for is forked from a process that has imported what it needs.
+    """
+
+    timeout_s: ClassVar[int] = 120
     folder: Path
     environment: dict[str, str]
+    forks: Forks | None = None
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -29,6 +35,8 @@ class Command:
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        if self.forks is not None:
+            return self.forks.run(arguments, folder=self.folder, environment=self.environment, timeout_s=self.timeout_s)
         process = self.start(*arguments)
         stdout, stderr = process.communicate(timeout=self.timeout_s)
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
