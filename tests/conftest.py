@@ -103,7 +103,7 @@ def _cloned(admin_url: str, template: str) -> Iterator[str]:
     with psycopg.connect(admin_url, autocommit=True) as connection:
         # Copies of one template wait for each other.
         connection.execute("SELECT pg_advisory_lock(1)")
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     yield _in_database(admin_url, name)
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
