@@ -22,7 +22,7 @@ down: $(INSTALLED) ## stop what `make up` has started
 	@$(MINIRAG) down
 
 test: $(INSTALLED) ## run the tests, on every core
-	@.venv/bin/pytest -n logical
+	@.venv/bin/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 ))
 
 lint: $(INSTALLED) ## check style and types
 	.venv/bin/ruff check .

@@ -211,6 +211,8 @@ def _show(report: Mapping[str, Any]) -> None:
             f"  build       generation {build['generation']}, {build['documents']:,} documents, {state}", markup=False
         )
     for problem in sources["problems"]:
+        if problem == report.get("error"):
+            continue  # it is said at the end
         out.print(f"  ! {problem}", markup=False)
     if read["quarantined"]:
         out.print(f"  ! see why: minirag documents {report['tenant']} --state quarantined", markup=False)

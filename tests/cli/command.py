@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ class Command:
     timeout_s: ClassVar[int] = 120
     folder: Path
     environment: dict[str, str]
-    forks: Forks | None = None
+    forks: Forks | None = field(default=None, kw_only=True)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

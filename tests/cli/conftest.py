@@ -34,7 +34,7 @@ def minirag(
         "MINIRAG_PARSE_WORKERS": "1",
     }
     (tmp_path / "docs").mkdir()
-    yield Command(tmp_path, environment, forks)
+    yield Command(tmp_path, environment, forks=forks)
     with psycopg.connect(database_url, autocommit=True) as admin:
         name = database_url.rsplit("/", 1)[1]
         admin.execute(f"DROP DATABASE IF EXISTS {name}_dagster WITH (FORCE)")
