@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minirag_pipelines.ingest.limits import Limits
     from tests.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,29 +210,6 @@ class Points:
         setattr(owner, method, called)
 
 
-class ParserHere:
-    """A pool that parses in this process: what parser processes survive is tested elsewhere."""
-
-    def __init__(self, *, limits: Limits, **_: Any) -> None:
-        self._limits = limits
-
-    def __enter__(self) -> ParserHere:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def parse_all(self, jobs: Any) -> Iterator[tuple[Any, Any]]:
-        from minirag_pipelines.core.errors import DocumentUnreadable
-        from minirag_pipelines.ingest.parsing import parse
-
-        for job in jobs:
-            try:
-                yield job, parse(job.content, job.kind, name=job.name, languages=("eng",), limits=self._limits)
-            except DocumentUnreadable as error:
-                yield job, error
-
-
 def small_batches() -> None:
     """Batches of a few, so that a few small documents are many of them."""
     from functools import partial
@@ -272,7 +248,6 @@ def sync(order: dict[str, Any]) -> None:
     from minirag_pipelines.core.vector_store import TIMEOUT_S, VectorStore
 
     os.environ |= {"OPENAI_API_BASE": order["provider_url"], "OPENAI_API_KEY": "sk-test"}
-    bench.ParserPool = ParserHere  # type: ignore[assignment, misc]
     points = Points(order)
     put_points(points)
     outcome: dict[str, Any] = {}

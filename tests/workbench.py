@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.database import Database, Row, Transaction, Writer
-from minirag_pipelines.core.errors import MiniRAGError, ProviderRefused, ProviderUnavailable
+from minirag_pipelines.core.errors import DocumentUnreadable, MiniRAGError, ProviderRefused, ProviderUnavailable
 from minirag_pipelines.core.generations import Generations
 from minirag_pipelines.core.providers.models import Embedder
 from minirag_pipelines.core.providers.registry import embedder_of
@@ -27,7 +28,8 @@ from minirag_pipelines.ingest.finishing import Finished, finish
 from minirag_pipelines.ingest.generating import as_asked, live_generation
 from minirag_pipelines.ingest.limits import Limits
 from minirag_pipelines.ingest.listing import ListingTally, list_sources
-from minirag_pipelines.ingest.parser_pool import ParserPool, Parsing
+from minirag_pipelines.ingest.parser_pool import Outcome, ParseJob, ParserPool, Parsing
+from minirag_pipelines.ingest.parsing import parse
 from minirag_pipelines.ingest.reading import ReadingTally, read_pending
 from minirag_serving import SearchResult
 from minirag_serving.retrieval import search
@@ -46,6 +48,26 @@ class SyncTally:
     collection: Finished
 
 
+class ParserHere:
+    """A pool that parses in this process, without the second that a parser process takes to start."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def __enter__(self) -> ParserHere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def parse_all(self, jobs: Iterable[ParseJob]) -> Iterator[tuple[ParseJob, Outcome]]:
+        for job in jobs:
+            try:
+                yield job, parse(job.content, job.kind, name=job.name, languages=("eng",), limits=self._limits)
+            except DocumentUnreadable as error:
+                yield job, error
+
+
 @dataclass
 class Workbench:
     database: Database
@@ -62,6 +84,7 @@ class Workbench:
     max_bytes: int = 10 * 2**20
     wait_s: float = 5.0
     tenants: list[str] = field(default_factory=list)
+    parser_processes: bool = False
 
     def add_tenant(self, tenant_id: str = "acme", *, chunk_tokens: int = 128, source: str = "docs") -> Tenant:
         with self.database.transaction(tenant_id) as transaction:
@@ -91,7 +114,8 @@ class Workbench:
 
     @property
     def parsing(self) -> Parsing:
-        pool = partial(ParserPool, workers=1, timeout_s=60, memory_mib=2048, languages=["eng"], limits=self.limits)
+        processes = partial(ParserPool, workers=1, timeout_s=60, memory_mib=2048, languages=["eng"], limits=self.limits)
+        pool: Any = processes if self.parser_processes else partial(ParserHere, self.limits)
         return Parsing(("eng",), self.limits, self.max_bytes, pool)
 
     @property

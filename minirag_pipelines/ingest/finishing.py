@@ -74,7 +74,8 @@ def _too_many(
     transaction: Transaction, live: Generation, quarantined: Counter[str], settings: Settings
 ) -> TooManyFailures | None:
     failed = quarantined.total()
-    if failed < settings.failed_least:
+    # There are no fewer documents than are live.
+    if failed < settings.failed_least or failed <= settings.failed_share * live.documents:
         return None
     documents = live.documents + transaction.one(SQL["unpublished"], generation=live.number).documents
     if failed <= settings.failed_share * documents:

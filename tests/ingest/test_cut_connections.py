@@ -13,7 +13,6 @@ from minirag_pipelines.core.errors import DatabaseUnavailable, VectorStoreUnavai
 from minirag_pipelines.core.vector_store import TIMEOUT_S, VectorStore
 from tests.proxies import Fault, Proxy
 from tests.states import Chroma, state_of
-from tests.syncs import ParserHere
 from tests.workbench import Workbench
 from tests.worlds import Worlds
 
@@ -118,7 +117,6 @@ def test_a_backend_that_ends_in_any_statement_costs_the_sync_and_nothing_else(
         return run(transaction, statement, **parameters)
 
     monkeypatch.setattr(Transaction, "run", cut)
-    monkeypatch.setattr("tests.workbench.ParserPool", ParserHere)
 
     def change(number: int) -> None:
         workbench.write("edited.txt", f"Buoy number {number} is painted green.")

@@ -420,7 +420,7 @@ def test_a_killed_plan_leaves_nothing_and_blocks_nobody(
     workbench.write("ferry.md", FERRY)
     workbench.sync()
     workbench.write("ferry.md", TICKETS)
-    for number in range(400):
+    for number in range(60):
         workbench.write(f"{number}.md", f"{long_text('buoy')}\n\nThis is number {number}.\n")
     rows = workbench.row_versions()
     process = subprocess.Popen(

@@ -23,6 +23,7 @@ def uris(workbench: Workbench, question: str) -> list[str]:
 
 
 def test_documents_become_hits_with_their_place(workbench: Workbench) -> None:
+    workbench.parser_processes = True
     workbench.write("ferry.md", FERRY)
     workbench.write("tickets.md", TICKETS)
     done = workbench.sync()
