@@ -62,11 +62,11 @@ def rollback(
             done = roll_back(writer, vectors, embedder_of, to)
     words = f"Generation {done.live.number} of {tenant} is live again, and {done.displaced.number} is kept."
     if done.added:
-        words += f" {done.added:,} documents came since, and were brought into it."
+        words += f" Documents that came since were brought into it: {done.added:,}."
     if done.changed:
         words += (
-            f" {done.changed:,} documents changed since answer as they last were there, until the next sync: "
-            f"minirag sync {tenant}"
+            f" Documents that changed since: {done.changed:,}; they answer as they last were there until the next "
+            f"sync: minirag sync {tenant}"
         )
     print_done(
         {

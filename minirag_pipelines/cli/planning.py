@@ -26,7 +26,7 @@ def plan(
     force: Annotated[bool, typer.Option(help="As if the sync were to read everything again.")] = False,
     allow_empty: Annotated[
         bool,
-        typer.Option(help="As if the sync were to believe a source that lists nothing where documents were."),
+        typer.Option(help="As if the sync were to believe a source that lists nothing, or is not there."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +48,7 @@ def planned(opened: Session, tenant_id: str, *, force: bool = False, allow_empty
     from minirag_pipelines.ingest.parser_pool import Parsing
     from minirag_pipelines.ingest.planning import plan_sync
 
-    with opened.database.writer(tenant_id, wait_s=_WAIT_S) as writer:
+    with opened.database.writer(tenant_id, wait_s=_WAIT_S, for_rehearsal=True) as writer:
         with opened.database.transaction(tenant_id) as transaction:
             catalog = Catalog(transaction)
             tenant, sources = catalog.tenant(), catalog.sources()

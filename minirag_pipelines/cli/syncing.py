@@ -50,7 +50,7 @@ def sync(
     tenant: TenantId,
     force: Annotated[bool, typer.Option(help="Read everything again and try again what failed.")] = False,
     allow_empty: Annotated[
-        bool, typer.Option(help="Believe a source that lists nothing where there were documents.")
+        bool, typer.Option(help="Believe a source that lists nothing, or is not there: remove its documents.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -160,7 +160,9 @@ class Database:
             yield opened
 
     @contextmanager
-    def writer(self, tenant_id: str, run_id: str | None = None, *, wait_s: float = 0.0) -> Iterator[Writer]:
+    def writer(
+        self, tenant_id: str, run_id: str | None = None, *, wait_s: float = 0.0, for_rehearsal: bool = False
+    ) -> Iterator[Writer]:
         """The one writer of a tenant, on a connection of its own, for as long as the block lasts.
 
         `run_id` is the Dagster run that writes; None where no run does.
@@ -168,7 +170,7 @@ class Database:
         """
         writer = Writer(connect(self._conninfo, self.address), tenant_id, run_id or str(uuid.uuid4()), self.address)
         try:
-            writer.lock(wait_s)
+            writer.lock(wait_s, for_rehearsal=for_rehearsal)
             yield writer
         finally:
             writer.close()
@@ -189,22 +191,34 @@ class Writer:
         self._epoch: int | None = None
         self._checked_at = 0.0
 
-    def lock(self, wait_s: float = 0.0) -> None:
+    def lock(self, wait_s: float = 0.0, *, for_rehearsal: bool = False) -> None:
         """Take the run's lock, which says that it lives, and the tenant's. Raises SyncInProgress after `wait_s`.
 
-        A rehearsal that has the tenant's lock sees that somebody waits, and gives way.
+        A rehearsal that has the tenant's lock sees that somebody waits, and gives way; not to another rehearsal.
         """
         key = _lock_key("tenant", self.tenant_id)
         with self._translated():
             self._one(HOLD_RUN, _lock_key("run", self.run_id))
+            locked = self._one("SELECT pg_try_advisory_lock(%s)", key)
+            if not locked and wait_s > 0:
+                locked = self._lock_unseen(key, wait_s) if for_rehearsal else self._lock_seen(key, wait_s)
+        if not locked:
+            raise SyncInProgress(self.tenant_id)
+
+    def _lock_seen(self, key: int, wait_s: float) -> bool:
+        with suppress(psycopg.errors.LockNotAvailable), self.connection.transaction():
+            self.connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{wait_s * 1000:.0f}ms"])
+            self._one("SELECT pg_advisory_lock(%s)", key)
+            return True
+        return False
+
+    def _lock_unseen(self, key: int, wait_s: float) -> bool:
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline:
+            time.sleep(0.2)
             if self._one("SELECT pg_try_advisory_lock(%s)", key):
-                return
-            if wait_s > 0:
-                with suppress(psycopg.errors.LockNotAvailable), self.connection.transaction():
-                    self.connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{wait_s * 1000:.0f}ms"])
-                    self._one("SELECT pg_advisory_lock(%s)", key)
-                    return
-        raise SyncInProgress(self.tenant_id)
+                return True
+        return False
 
     def close(self) -> None:
         self.connection.close()

@@ -10,6 +10,7 @@
     ├── WriterSuperseded        another process took over this tenant while we were away
     ├── RehearsalInterrupted    somebody waited for what a rehearsal held, so it was given up; begin anew
     ├── SourceUnreadable        a source could not be listed, so nothing of it was changed
+    ├── NotRepeated             a run from another one's failure did not run again what had failed
     ├── DocumentUnreadable      one document can't be read or parsed; `permanent` until it changes
     ├── SchemaOutdated          the database is not at this version's schema
     ├── CollectionMismatch      Chroma holds something else under this name than Postgres says
@@ -105,6 +106,12 @@ class SourceUnreadable(MiniRAGError):
         self.source = source
         self.reason = reason
         self.absent = absent
+
+
+class NotRepeated(MiniRAGError):
+    def __init__(self, asset: str) -> None:
+        super().__init__(f"`{asset}` failed, and was not run again: re-execute all steps of the run.")
+        self.asset = asset
 
 
 class DocumentUnreadable(MiniRAGError):

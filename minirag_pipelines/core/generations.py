@@ -46,11 +46,6 @@ class Generations:
         """The one that was live last comes first."""
         return [_generation(row) for row in self.transaction.run(SQL["kept"])]
 
-    def find_last_of_model(self, embedding_model: str) -> Generation | None:
-        """The latest that was made with the model of this name, a deleted one too."""
-        row = self.transaction.run(SQL["last_of_model"], embedding_model=embedding_model).fetchone()
-        return _generation(row) if row else None
-
     def all(self) -> list[Generation]:
         """All but deleted ones, in the order of their numbers."""
         return [_generation(row) for row in self.transaction.run(SQL["generations"])]

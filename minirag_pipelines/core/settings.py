@@ -48,7 +48,8 @@ class Settings(BaseSettings):
     max_pages: int = Field(default=20_000, ge=1, description="The most pages, slides or frames that are read.")
     languages: str = Field(default="eng", description="Languages of the documents, ISO 639-3, comma-separated.")
     allow_empty: bool = Field(
-        default=False, description="Believe every source that lists nothing where there were documents: remove them."
+        default=False,
+        description="Believe every source that lists nothing, or is not there: remove its documents.",
     )
     failed_share: float = Field(
         default=0.5, ge=0, le=1, description="A run fails when more than this share of a tenant's documents failed."
@@ -63,7 +64,6 @@ class Settings(BaseSettings):
     retire_after_s: float = Field(
         default=60.0, ge=0, description="How long a vector that nothing needs stays in Chroma, for searches under way."
     )
-
     keep_unused_days: float = Field(
         default=30.0, ge=0, description="How long what nothing points at any more stays in PostgreSQL."
     )

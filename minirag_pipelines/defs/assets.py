@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from minirag_pipelines.core.errors import ProviderRefused, ProviderUnavailable
+from minirag_pipelines.core.errors import ProviderRefused, ProviderUnavailable, VectorStoreUnavailable
 from minirag_pipelines.defs.failures import as_dagster_failure
 from minirag_pipelines.defs.partitions import tenants
 from minirag_pipelines.defs.resources import Providers, Stores
@@ -30,7 +30,8 @@ class SourcesConfig(dg.Config):
         description="Read every document again, try again what failed, and parse what a newer parser would parse anew.",
     )
     allow_empty: bool = Field(
-        default=False, description="Believe a source that lists nothing where there were documents: remove them."
+        default=False,
+        description="Believe a source that lists nothing, or is not there: remove its documents.",
     )
 
 
@@ -54,7 +55,7 @@ def sources(context: dg.AssetExecutionContext, config: SourcesConfig, stores: St
         )
         if tally.failure:
             # What needs no source goes on: what was forgotten is erased, a build is gone on with.
-            stores.carry(tally.failure, context.run)
+            stores.carry(tally.failure, context)
         stores.unlisted.update(tally.failed)
     for problem in tally.problems:
         context.log.warning(problem)
@@ -141,13 +142,13 @@ def embeddings(context: dg.AssetExecutionContext, stores: Stores, providers: Pro
         tally = EmbeddingTally()
         try:
             embed_pending(writer, live, stores.vectors, providers.embedder_of, tally)
-        except (ProviderUnavailable, ProviderRefused) as error:
+        except (ProviderUnavailable, ProviderRefused, VectorStoreUnavailable) as error:
             # What is whole is served all the same. Where the next generation has another model, all that waits here is
             # in it when it is swapped in.
             problem = str(error)
             context.log.warning(problem)
-            if as_asked(live, tenant):
-                stores.carry(error, context.run)
+            if as_asked(live, tenant) or isinstance(error, VectorStoreUnavailable):
+                stores.carry(error, context)
     return dg.MaterializeResult(
         metadata=_embedding_metadata(tally) | ({"problem": problem} if problem else {}),
     )
@@ -193,7 +194,7 @@ def collection(
         data_version=dg.DataVersion(f"{done.live.number}.{done.live.data_version}"),
     )
     # Only now: what is healthy is served, and reported.
-    failure = stores.carried or done.failure
+    failure = stores.carried(context) or done.failure
     if failure is not None:
         with as_dagster_failure():
             raise failure

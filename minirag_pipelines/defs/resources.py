@@ -11,17 +11,20 @@ from pydantic import PrivateAttr
 
 from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.database import Database, Writer
-from minirag_pipelines.core.errors import InvalidInput, MiniRAGError
+from minirag_pipelines.core.errors import InvalidInput, MiniRAGError, NotRepeated
 from minirag_pipelines.core.providers.models import Embedder
 from minirag_pipelines.core.providers.registry import embedder_of
 from minirag_pipelines.core.records import Generation, Source, Tenant
 from minirag_pipelines.core.settings import Settings, settings
 from minirag_pipelines.core.vector_store import VectorStore
 
-# How long a run waits for another one of its tenant to end; the run queue keeps them apart already.
-WAIT_S = 10.0
+# How long a run waits for another one of its tenant to end. The run queue keeps them apart already; a plan gives way
+# when it has listed a source, or parsed a document.
+WAIT_S = 30.0
 # The asset that a sync ends with.
 LAST = "collection"
+# The run's tag that names the asset whose failure was kept for its end.
+CARRIED = "minirag/carried"
 
 
 class Stores(dg.ConfigurableResource["Stores"]):
@@ -72,18 +75,23 @@ class Stores(dg.ConfigurableResource["Stores"]):
         """Names of the sources that this run could not list."""
         return self._unlisted
 
-    def carry(self, failure: MiniRAGError, run: dg.DagsterRun) -> None:
+    def carry(self, failure: MiniRAGError, context: dg.AssetExecutionContext) -> None:
         """Keep a failure for `collection` to raise, when all is done that it does not concern; the first one counts.
 
         Raises it in a run that does not come to `collection`.
         """
-        steps, assets = run.step_keys_to_execute, run.asset_selection
-        if (steps is not None and LAST not in steps) or (assets is not None and dg.AssetKey(LAST) not in assets):
+        if not _has(context.run, LAST):
             raise failure
         self._carried = self._carried or failure
+        context.instance.add_run_tags(context.run.run_id, {CARRIED: context.asset_key.to_user_string()})
 
-    @property
-    def carried(self) -> MiniRAGError | None:
+    def carried(self, context: dg.AssetExecutionContext) -> MiniRAGError | None:
+        """The failure that was kept; in a run from another one's failure, that what had failed was not run again."""
+        parent = context.run.parent_run_id and context.instance.get_run_by_id(context.run.parent_run_id)
+        failed = parent.tags.get(CARRIED) if parent else None
+        if self._carried is None and failed is not None and not _has(context.run, failed):
+            context.instance.add_run_tags(context.run.run_id, {CARRIED: failed})
+            return NotRepeated(failed)
         return self._carried
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
@@ -97,6 +105,11 @@ class Stores(dg.ConfigurableResource["Stores"]):
         self._writers.clear()
         self._unlisted.clear()
         self._carried = None
+
+
+def _has(run: dg.DagsterRun, asset: str) -> bool:
+    steps, assets = run.step_keys_to_execute, run.asset_selection
+    return (steps is None or asset in steps) and (assets is None or dg.AssetKey(asset) in assets)
 
 
 class Providers(dg.ConfigurableResource["Providers"]):

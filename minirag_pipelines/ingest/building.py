@@ -192,7 +192,7 @@ class _Build:
                 version_ids=[row.version_id for row in documents],
             ).fetchall()
             # What is live is taken over with what can be had of it.
-            held = hold_back(transaction, self._building, [row for row in ready if row.due])
+            held = hold_back(transaction, self._building, [row for row in ready if row.unlike_live])
             whole = [row for row in ready if row.document_id not in held]
             if whole:
                 published, _ = publish_batch(transaction, self._building, whole, self._writer.run_id)
@@ -240,13 +240,18 @@ def _sample(transaction: Transaction, generation: Generation) -> dict[bytes, Vec
     return {row.text_hash: vector_of(row.vector) for row in rows}
 
 
+def settle(transaction: Transaction, generation: Generation) -> None:
+    """Documents that wait to be published, and are in the generation that is about to be live, wait no longer."""
+    transaction.run(SQL["settle_published"], generation=generation.number)
+
+
 def _swap(writer: Writer, building: Generation, live: Generation) -> bool:
     """Make the generation live, if it still has every document; the one before it is kept."""
     with writer.writing() as transaction:
         left = transaction.one(SQL["unbuilt"], generation=building.number, live=live.number, only_missed=False)
         if left.documents:
             return False
-        transaction.run(SQL["settle_published"], generation=building.number)
+        settle(transaction, building)
         freeze(transaction, live)
         generations = Generations(transaction)
         generations.set_state(live.number, "kept")

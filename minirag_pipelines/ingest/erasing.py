@@ -27,8 +27,7 @@ def erase_forgotten(writer: Writer) -> int:
             versions = [row.version_id for row in transaction.run(SQL["versions_of"], document_ids=document_ids)]
             unpublish(transaction, document_ids, versions)
             transaction.run(SQL["mark_erased"], document_ids=document_ids)
-            transaction.run(SQL["forget_left"], document_ids=document_ids)
-            _delete_orphans(transaction, versions)
+            _delete_orphans(transaction, SQL["held_by_none"], versions)
         erased += len(due)
 
 
@@ -38,11 +37,13 @@ def prune(writer: Writer, *, after_days: float) -> int:
     What points at a version is a document that holds it, and every generation in which it is published. What was cut
     and embedded for a generation that is deleted goes too, where no other one has its chunker or its model.
     """
-    after_s = after_days * 86400
     pruned = 0
+    with writer.reading() as transaction:
+        # Fixed now: what is looked at again later is not due once more.
+        before = transaction.one(SQL["days_ago"], days=after_days).moment
     while True:
         with writer.reading() as transaction:
-            due = transaction.run(SQL["due_to_prune"], after_s=after_s, most=_BATCH).fetchall()
+            due = transaction.run(SQL["due_to_prune"], before=before, most=_BATCH).fetchall()
         if not due:
             break
         rows = {
@@ -50,12 +51,12 @@ def prune(writer: Writer, *, after_days: float) -> int:
             "version_ids": [row.version_id for row in due],
         }
         with writer.writing() as transaction:
-            transaction.run(SQL["let_go"], after_s=after_s, **rows)
+            transaction.run(SQL["let_go"], before=before, **rows)
             transaction.run(SQL["take_left"], **rows)
-            pruned += _delete_orphans(transaction, rows["version_ids"])
+            pruned += _delete_orphans(transaction, SQL["orphaned"], rows["version_ids"])
             transaction.run(SQL["postpone"], **rows)
     with writer.reading() as transaction:
-        generations = transaction.run(SQL["deleted_generations"], after_s=after_s).fetchall()
+        generations = transaction.run(SQL["deleted_generations"], before=before).fetchall()
     for generation in generations:
         _prune_generation(writer, generation.number)
     return pruned
@@ -80,11 +81,12 @@ def _prune_generation(writer: Writer, number: int) -> None:
         Generations(transaction).remove(number)
 
 
-def _delete_orphans(transaction: Transaction, version_ids: Sequence[uuid.UUID]) -> int:
-    """Delete those of the versions that nothing points at, with their chunks and the vectors of no other text."""
-    orphaned = transaction.run(SQL["orphaned"], version_ids=sorted(set(version_ids))).fetchall()
+def _delete_orphans(transaction: Transaction, which: bytes, version_ids: Sequence[uuid.UUID]) -> int:
+    """Delete those of the versions that `which` finds, with their chunks and the vectors of no other text."""
+    orphaned = transaction.run(which, version_ids=sorted(set(version_ids))).fetchall()
     if orphaned:
         versions = [row.version_id for row in orphaned]
+        transaction.run(SQL["clear_pointers"], version_ids=versions)
         texts = transaction.run(SQL["texts_of_versions"], version_ids=versions).fetchall()
         transaction.run(SQL["delete_versions"], version_ids=versions)
         transaction.run(SQL["delete_orphaned_vectors"], text_hashes=[row.text_hash for row in texts])

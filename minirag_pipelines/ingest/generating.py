@@ -8,10 +8,11 @@ from minirag_pipelines.core.catalog import Catalog
 from minirag_pipelines.core.database import Writer, statements
 from minirag_pipelines.core.errors import NotFound
 from minirag_pipelines.core.generations import Generations
+from minirag_pipelines.core.providers.models import Embedder
 from minirag_pipelines.core.providers.tokenizers import tokenizer_for
 from minirag_pipelines.core.records import Generation, Tenant
 from minirag_pipelines.core.vector_store import VectorStore
-from minirag_pipelines.ingest.building import build_missed
+from minirag_pipelines.ingest.building import build_missed, settle
 from minirag_pipelines.ingest.chunking import chunker_fingerprint
 from minirag_pipelines.ingest.embedding import EmbedderOf
 from minirag_pipelines.ingest.publishing import freeze
@@ -43,7 +44,7 @@ def live_generation(writer: Writer, tenant: Tenant, vectors: VectorStore, embedd
     if building is not None and not as_asked(building, tenant):
         _retire(writer, building)
         building = None
-    first = building or _add(writer, tenant, embedder_of)
+    first = building or _add(writer, tenant, embedder_of(tenant))
     vectors.create(first)
     with writer.writing() as transaction:
         Generations(transaction).set_state(first.number, "live")
@@ -63,7 +64,9 @@ def next_generation(writer: Writer, tenant: Tenant, live: Generation, embedder_o
         building = None
     if not wanted:
         return None
-    return building or _add(writer, tenant, embedder_of)
+    # The live one's model is not asked for its dimension again.
+    known = live if live.embedding_model == tenant.embedding_model else tenant
+    return building or _add(writer, tenant, embedder_of(known))
 
 
 def as_asked(generation: Generation, tenant: Tenant) -> bool:
@@ -96,12 +99,13 @@ def roll_back(writer: Writer, vectors: VectorStore, embedder_of: EmbedderOf, num
     added = build_missed(writer, target, live, vectors, embedder_of)
     with writer.writing() as transaction:
         # Harmless while the other one is still live, so that the swap itself takes no longer than a few rows.
-        due = transaction.one(SQL["due_after_rollback"], generation=target.number, live=live.number)
+        due = transaction.one(SQL["due_after_rollback"], generation=target.number)
     with writer.writing() as transaction:
         generations = Generations(transaction)
         building = generations.find_building()
         if building is not None:
             generations.set_state(building.number, "retired")
+        settle(transaction, target)
         freeze(transaction, live)
         generations.set_state(live.number, "kept")
         generations.set_state(target.number, "live")
@@ -120,11 +124,7 @@ def _retire(writer: Writer, generation: Generation) -> None:
         Generations(transaction).set_state(generation.number, "retired")
 
 
-def _add(writer: Writer, tenant: Tenant, embedder_of: EmbedderOf) -> Generation:
-    with writer.reading() as transaction:
-        known = Generations(transaction).find_last_of_model(tenant.embedding_model)
-    # A model that the tenant has used before is not asked for its dimension again.
-    model = embedder_of(known or tenant)
+def _add(writer: Writer, tenant: Tenant, model: Embedder) -> Generation:
     dimension, fingerprint = model.dimension, model.fingerprint
     with writer.writing() as transaction:
         return Generations(transaction).add(

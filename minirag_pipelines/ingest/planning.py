@@ -222,7 +222,7 @@ class _Rehearsal:
         """Which documents the sync is about to touch, as the listing has left them."""
         source_ids = [source.source_id for source in sources]
         with self._writer.reading() as transaction:
-            kinds = [row.kind for row in transaction.run(reading.SQL["kinds_to_read"], source_ids=source_ids)]
+            kinds = [row.kind for row in transaction.run(reading.SQL["kinds_to_read"])]
         self._parsers = {kind: parser_fingerprint(kind, self._parsing.languages) for kind in kinds}
         read_limits, parse_limits = refusing_limits(self._parsing)
         to_read = self._writer.pages(

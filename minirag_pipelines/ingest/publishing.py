@@ -66,6 +66,7 @@ def hold_back(transaction: Transaction, generation: Generation, found: Sequence[
         transaction.run(
             SQL["hold_back"],
             model=generation.model_fingerprint,
+            chunker=generation.chunker_fingerprint,
             version_ids=[row.version_id for row in refused],
             refused=[row.refused for row in refused],
             chunks=[row.chunks for row in refused],

@@ -63,7 +63,7 @@ def read_pending(writer: Writer, sources: Sequence[Source], parsing: Parsing) ->
     """
     reading = _Reading(writer, sources, parsing)
     with writer.reading() as transaction:
-        pending = transaction.run(SQL["kinds_to_read"], source_ids=[source.source_id for source in sources]).fetchall()
+        pending = transaction.run(SQL["kinds_to_read"]).fetchall()
     if pending:
         reading.parsers = {row.kind: parser_fingerprint(row.kind, parsing.languages) for row in pending}
         progress = Progress("Parsing documents", sum(row.documents for row in pending))
@@ -209,11 +209,11 @@ class _Reading:
         transaction.run(SQL["clear_failures"], stage="read", keys=[str(read.row.document_id) for read in reads])
         transaction.run(SQL["clear_failures"], stage="parse", keys=[read.failure_key for read in reads])
         transaction.run(SQL["clear_failures"], stage="publish", keys=[str(read.version_id) for read in reads])
-        # A version that never came to be published may have texts on their way to Chroma.
+        # A version that never came to be published may have texts in Chroma, or on their way there.
         displaced = sorted({row.displaced for row in moved if row.displaced not in (None, row.version_id)})
         if displaced:
             for generation in Generations(transaction).all():
-                if generation.state in ("live", "building"):
+                if generation.state != "retired":
                     displace(transaction, generation, displaced)
 
     def _add_version(self, transaction: Transaction, read: _Read, parsed: ParsedDocument) -> None:

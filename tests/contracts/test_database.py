@@ -25,7 +25,7 @@ WITHOUT_TENANT = {
     "tenant_ids", "token_owner", "stage", "clear_stage", "analyze_stage", "stage_differences", "index_differences",
     "clear_differences", "analyze_differences", "stage_unlisted", "clear_unlisted", "vanished", "clear_vanished",
     "staged_count", "to_hash", "set_hashes", "vanished_documents",
-    "planned_texts", "planned_versions", "changed", "note_versions",
+    "planned_texts", "planned_versions", "changed", "note_versions", "days_ago",
 }  # fmt: skip
 
 

@@ -142,6 +142,26 @@ def test_a_model_that_is_away_keeps_nothing_else_from_being_done(
     assert (done["erased"], done["documents"]) == (1, 0)
 
 
+def test_a_run_from_its_failure_is_not_green_while_what_failed_is_not_repeated(
+    workbench: Workbench, instance: dg.DagsterInstance, environment: None
+) -> None:
+    workbench.folder.rmdir()
+    run_id = sync(instance, "acme", raise_on_error=False).run_id
+    workbench.folder.mkdir()
+    for _ in range(2):
+        again = dg.execute_job(
+            dg.reconstructable(resolved_sync),
+            instance=instance,
+            reexecution_options=dg.ReexecutionOptions.from_failure(run_id, instance),
+            tags={"dagster/partition": "acme"},
+            raise_on_error=False,
+        )
+        assert failed_steps(again) == [
+            ("collection", "`sources` failed, and was not run again: re-execute all steps of the run.")
+        ]
+        run_id = again.run_id
+
+
 def test_a_run_of_one_asset_fails_where_it_does(
     workbench: Workbench, instance: dg.DagsterInstance, environment: None
 ) -> None:

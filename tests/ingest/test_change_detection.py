@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from minirag_pipelines.core.errors import SourceUnreadable, TooManyFailures
+from minirag_pipelines.core.records import Item, Problem
+from minirag_pipelines.ingest.connectors.files import LocalFiles
 from minirag_pipelines.ingest.publishing import remove_source
 from tests.ingest.test_crashes import check_invariants
 from tests.workbench import SyncTally, Workbench
@@ -176,6 +179,27 @@ def test_a_source_that_is_gone_loses_nothing_and_heals_by_itself(three: Workbenc
     three.folder.rename(away)
     assert listed(three.sync(allow_empty=True)) == {"removed": 2}
     away.rename(three.folder)
+
+
+def test_a_document_is_read_through_a_source_that_lists_it_while_its_own_is_away(
+    three: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three.write("below/4.md", text(4))
+    three.sync()
+    three.add_source("below", three.folder / "below")
+    three.sync()
+    items = LocalFiles.items
+
+    def listed_in_part(self: LocalFiles) -> Iterator[Item | Problem]:
+        if self._root == str(three.folder):
+            raise SourceUnreadable(self._root, "Permission denied.")
+        yield from items(self)
+
+    monkeypatch.setattr(LocalFiles, "items", listed_in_part)
+    three.write("below/4.md", "# Later\n\nPier 4 is closed.\n")
+    done = three.sync()
+    assert (done.sources.failed, done.documents.parsed) == ({"docs": "Permission denied."}, 1)
+    assert "closed" in three.search("Pier 4 is closed").hits[0].text
 
 
 def test_a_folder_that_can_not_be_entered_loses_nothing(three: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
+from alembic import command
 
+from minirag_pipelines.core.database import Database
+from minirag_pipelines.core.schema import migrate
 from minirag_pipelines.ingest.erasing import prune
 from tests.ingest.test_crashes import check_invariants
 from tests.workbench import Workbench
@@ -144,7 +148,7 @@ def test_what_was_made_for_a_deleted_generation_is_deleted_after_its_days(edited
     assert stored(edited) == rows(2)
     edited.change_tenant(chunk_tokens=32)
     edited.sync()
-    assert [one.number for one in edited.generations()] == [3]  # no number is given twice
+    assert [one.number for one in edited.generations()] == [3]
     check_invariants(edited)
 
 
@@ -171,3 +175,102 @@ def test_pruning_takes_what_is_due_however_much_it_is(workbench: Workbench, monk
         assert prune(writer, after_days=30) == 0
         assert prune(writer, after_days=0) == 7
     assert stored(workbench) == rows(7)
+
+
+def test_nothing_is_kept_for_no_days_and_pruning_ends(workbench: Workbench) -> None:
+    """What a kept generation or another document needs stays, and is not looked at for ever."""
+    workbench.keep_unused_days = 0
+    workbench.write("one.txt", FERRY)
+    workbench.write("two.txt", FERRY)
+    workbench.sync()
+    workbench.change_tenant(chunk_tokens=64)
+    workbench.sync()
+    workbench.write("one.txt", LATER)
+    workbench.sync()
+    assert holds(workbench, "22:40")
+    workbench.write("two.txt", LATER)
+    workbench.kept_generations = 0
+    workbench.sync()
+    workbench.retire_after_s = 0
+    workbench.sync()
+    workbench.sync()
+    assert not holds(workbench, "22:40")
+
+
+def test_what_a_document_holds_again_is_not_looked_at_time_and_again(edited: Workbench) -> None:
+    edited.write("ferry.txt", FERRY)
+    edited.sync()
+    age(edited, 31)
+    edited.sync()
+    with edited.database.transaction("acme") as transaction:
+        assert transaction.run(b"SELECT * FROM left_version").fetchall() == []
+
+
+@pytest.mark.parametrize("how", ["edited", "removed"])
+def test_a_forgotten_documents_content_goes_where_another_one_only_had_it(workbench: Workbench, how: str) -> None:
+    for name, text in (("one.txt", FERRY), ("two.txt", FERRY), ("other.txt", TICKETS)):
+        workbench.write(name, text)
+    workbench.sync()
+    if how == "edited":
+        workbench.write("two.txt", LATER)
+    else:
+        (workbench.folder / "two.txt").unlink()
+    workbench.sync()
+    workbench.forget("one.txt")
+    workbench.sync()
+    assert not holds(workbench, "22:40")
+    workbench.write("two.txt", FERRY)
+    workbench.sync()
+    assert workbench.search("night ferry").hits[0].uri.endswith("two.txt")
+
+
+def test_a_generations_number_is_never_given_twice(edited: Workbench) -> None:
+    edited.build_slice_s = 1e-9
+    for number in range(120):
+        edited.write(f"{number}.txt", f"Buoy number {number} is painted red.")
+    edited.sync()
+    edited.change_tenant(model="openai/text-embedding-3-large")
+    edited.sync()
+    edited.change_tenant(model=edited.model)
+    edited.sync()
+    age(edited, 31)
+    edited.sync()
+    edited.change_tenant(model="openai/text-embedding-3-large")
+    edited.sync()
+    assert [one.number for one in edited.generations()] == [1, 3]
+
+
+def test_what_was_left_before_there_was_a_record_of_it_is_pruned_too(
+    new_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade = command.upgrade
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", lambda config, _: upgrade(config, "0002"))
+        migrate(new_database)
+    with psycopg.connect(new_database, autocommit=True) as admin:
+        admin.execute("SET search_path TO minirag")
+        admin.execute(
+            "INSERT INTO tenant (tenant_id, name, embedding_model, chunk_tokens, chunk_overlap)"
+            " VALUES ('acme', 'acme', 'm', 128, 0)"
+        )
+        admin.execute(
+            "INSERT INTO source (tenant_id, name, kind, config) VALUES ('acme', 'docs', 'files', '{\"path\": \"/\"}')"
+        )
+        for number in range(3):
+            admin.execute(
+                "INSERT INTO version (tenant_id, version_id, content_hash, kind, parser, text, elements, size_bytes,"
+                " run_id) VALUES ('acme', md5(%(n)s::text)::uuid, sha256(%(n)s::text::bytea), 'txt', 'p', 't', '[]', 1, 'r')",
+                {"n": str(number)},
+            )
+        for number, removed_at in ((0, None), (1, "now")):
+            admin.execute(
+                "INSERT INTO document (tenant_id, source_id, uri, uri_key, kind, version_id, removed_at)"
+                " SELECT 'acme', source_id, %(n)s::text, sha256(%(n)s::text::bytea), 'txt', md5(%(n)s::text)::uuid,"
+                " %(at)s FROM source",
+                {"n": str(number), "at": removed_at},
+            )
+    migrate(new_database)
+    with Database(new_database) as database, database.writer("acme", "run") as writer:
+        assert prune(writer, after_days=0) == 2
+        with writer.reading() as transaction:
+            assert transaction.one(b"SELECT count(*) AS rows FROM version").rows == 1

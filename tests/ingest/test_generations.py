@@ -12,6 +12,7 @@ from minirag_pipelines.core.errors import GenerationUnsound, NotFound, ProviderR
 from minirag_pipelines.core.records import text_hash
 from minirag_pipelines.core.vector_store import Collection
 from minirag_pipelines.ingest.generating import Rollback, roll_back
+from tests.fakes import WordVectors
 from tests.ingest.test_crashes import check_invariants
 from tests.workbench import MODEL, Workbench
 
@@ -238,6 +239,7 @@ def test_a_rollback_is_one_swap_that_the_next_sync_does_not_take_back(workbench:
     assert "001.txt" not in uris(workbench, "Buoy number 1")
     # What came since is there at once.
     assert uris(workbench, "harbour")[0] == "new.txt"
+    assert {row.uri.rsplit("/", 1)[1] for row in workbench.documents("pending")} == {"000.txt"}
     after = workbench.sync().collection
     assert (after.live.number, after.build) == (1, None)
     assert uris(workbench, "lighthouse")[0] == "000.txt"
@@ -266,6 +268,65 @@ def test_a_rollback_brings_in_what_can_not_be_read_now(workbench: Workbench) -> 
     assert (done.live.number, done.changed, done.added) == (1, 0, 2)
     assert "Tuesdays" in workbench.search("pier closed").hits[0].text
     assert uris(workbench, "harbour")[0] == "new.html"
+
+
+def test_what_a_rollback_left_half_done_leaves_no_trace(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    workbench.retire_after_s = 0
+    write_buoys(workbench, 2)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.sync()
+    workbench.write("new.txt", "A harbour was built.")
+    workbench.sync()
+    with monkeypatch.context() as patched:
+        patched.setattr("minirag_pipelines.ingest.building.publish_batch", None)
+        with pytest.raises(TypeError):
+            back(workbench)
+    workbench.write("new.txt", "A lighthouse was built.")
+    workbench.sync()
+    assert back(workbench).added == 1
+    assert uris(workbench, "lighthouse")[0] == "new.txt"
+    workbench.sync()
+    check_invariants(workbench)
+
+
+def test_texts_of_a_version_that_was_held_back_leave_a_kept_generation_too(workbench: Workbench) -> None:
+    workbench.retire_after_s = 0
+    write_buoys(workbench, 2)
+    workbench.sync()
+    workbench.provider.refused_word = "lighthouse"
+    parts = [f"# Part {part}\n\n{word} " * 20 for part, word in enumerate(["Ferry", "lighthouse", "lighthouse"])]
+    workbench.write("held.md", "\n\n".join(parts))
+    workbench.sync()
+    workbench.change_tenant(model=OTHER, chunk_tokens=64)
+    workbench.sync()
+    workbench.write("held.md", "A harbour was built.")
+    workbench.sync()
+    back(workbench)
+    workbench.sync()
+    check_invariants(workbench)
+
+
+def test_what_was_held_back_is_offered_again_when_it_is_cut_otherwise(workbench: Workbench) -> None:
+    workbench.provider.refused_word = "lighthouse"
+    lines = [f"The buoy number {number} is painted in a very bright red." for number in range(6)]
+    workbench.write("held.md", "\n\n".join([*lines, "A lighthouse."]))
+    workbench.sync()
+    assert [row.state for row in workbench.documents()] == ["quarantined"]
+    workbench.change_tenant(chunk_tokens=16)
+    workbench.sync()
+    assert [row.state for row in workbench.documents()] == ["live"]
+
+
+def test_a_model_whose_dimension_changed_is_asked_for_it_when_the_tenant_comes_back(workbench: Workbench) -> None:
+    write_buoys(workbench, 2)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.sync()
+    workbench.provider._words = WordVectors(32)
+    workbench.change_tenant(model=MODEL)
+    workbench.sync()
+    assert (workbench.live().embedding_model, workbench.live().dimension) == (MODEL, 32)
 
 
 def test_a_rollback_whose_model_is_away_changes_nothing(workbench: Workbench) -> None:

@@ -59,7 +59,7 @@ def plan(
     Not `quiet` says that others write meanwhile.
     """
     rows, calls = bench.row_versions(), bench.provider.stats()
-    with bench.writer() as writer:
+    with bench.database.writer(bench.tenant_id, wait_s=bench.wait_s, for_rehearsal=True) as writer:
         with bench.database.transaction(bench.tenant_id) as transaction:
             catalog = Catalog(transaction)
             tenant, sources = catalog.tenant(), catalog.sources()
@@ -412,6 +412,23 @@ def test_a_plan_gives_way_to_a_sync_that_begins_meanwhile(workbench: Workbench) 
     syncs[0].join()
     assert [hit.uri.rsplit("/", 1)[1] for hit in workbench.search("night ferry").hits] == ["ferry.md"]
     assert whys(plan(workbench)) == {}
+
+
+def test_a_plan_waits_for_another_one(workbench: Workbench) -> None:
+    workbench.write("ferry.md", FERRY)
+    found: list[Plan] = []
+    other = Thread(target=lambda: found.append(plan(workbench)))
+
+    @contextmanager
+    def pool() -> Iterator[ParserPool]:
+        other.start()
+        time.sleep(1.5)
+        with workbench.parsing.pool() as workers:
+            yield workers
+
+    assert whys(plan(workbench, pool=pool, quiet=False)) == {"ferry.md": "new"}
+    other.join()
+    assert whys(found[0]) == {"ferry.md": "new"}
 
 
 def test_a_killed_plan_leaves_nothing_and_blocks_nobody(

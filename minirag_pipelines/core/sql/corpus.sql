@@ -83,7 +83,13 @@ WITH due AS (
             OR f.stage = 'embed'
                AND f.maker = (SELECT g.model FROM generation g WHERE g.tenant_id = %(tenant_id)s AND g.state = 'live')
                AND f.key IN (SELECT encode(c.text_hash, 'hex') FROM chunk c
-                                                WHERE c.tenant_id = %(tenant_id)s AND c.version_id = due.version_id))
+                              WHERE c.tenant_id = %(tenant_id)s AND c.version_id = due.version_id)
+               -- Another document that has the text is not offered again, and would lack it.
+               AND NOT EXISTS (SELECT 1 FROM chunk c
+                                 JOIN document o ON o.tenant_id = %(tenant_id)s AND o.version_id = c.version_id
+                                                AND o.pending IS NULL AND o.removed_at IS NULL
+                                                AND o.forgotten_at IS NULL
+                                WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = decode(f.key, 'hex')))
 )
 SELECT document_id FROM due ORDER BY document_id;
 

@@ -10,12 +10,6 @@ SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND state = 'building';
 -- name: kept
 SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND state = 'kept' ORDER BY live_at DESC, number DESC;
 
--- name: last_of_model
-SELECT * FROM generation
- WHERE tenant_id = %(tenant_id)s AND embedding_model = %(embedding_model)s
- ORDER BY number DESC
- LIMIT 1;
-
 -- name: generations
 SELECT * FROM generation WHERE tenant_id = %(tenant_id)s AND state <> 'deleted' ORDER BY number;
 

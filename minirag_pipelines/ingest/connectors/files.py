@@ -168,7 +168,7 @@ class RemoteFiles:
         except Exception as error:
             raise SourceUnreadable(self._root, _reason(error)) from error
         if not found and not self._filesystem.exists(self._root):
-            raise SourceUnreadable(self._root, "it does not exist.")
+            raise SourceUnreadable(self._root, "it does not exist.", absent=True)
         for path, info in sorted(found.items()):
             relative = path.removeprefix(self._root).lstrip("/") or PurePosixPath(path).name
             if self._matches(relative) and not any(part.startswith(".") for part in relative.split("/")):

@@ -18,13 +18,14 @@ SELECT wanted AS version_id
  ORDER BY wanted;
 
 -- name: buildable
--- Those of the documents whose version has every text settled; `due` says that it is not what the live generation has.
+-- Those of the documents whose version has every text settled; `unlike_live` says that the live generation has another
+-- version, or none.
 SELECT *
   FROM (SELECT wanted.document_id, wanted.version_id, k.chunks,
                refused_chunks(%(tenant_id)s, %(generation)s, wanted.version_id) AS refused,
                NOT EXISTS (SELECT 1 FROM published p
                             WHERE p.tenant_id = %(tenant_id)s AND p.generation = %(live)s
-                              AND p.document_id = wanted.document_id AND p.version_id = wanted.version_id) AS due
+                              AND p.document_id = wanted.document_id AND p.version_id = wanted.version_id) AS unlike_live
           FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[]) AS wanted (document_id, version_id)
           JOIN chunking k ON k.tenant_id = %(tenant_id)s AND k.version_id = wanted.version_id
                          AND k.chunker = %(chunker)s) AS cut

@@ -45,13 +45,29 @@ DELETE FROM embedding e
    AND e.text_hash = ANY(%(text_hashes)s)
    AND NOT EXISTS (SELECT 1 FROM chunk c WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = e.text_hash);
 
--- name: forget_left
-DELETE FROM left_version WHERE tenant_id = %(tenant_id)s AND document_id = ANY(%(document_ids)s);
+-- name: held_by_none
+-- Versions that no document holds and no generation publishes. A document that is removed holds nothing, and one that was
+-- such a version once does not either.
+SELECT v.version_id
+  FROM version v
+ WHERE v.tenant_id = %(tenant_id)s
+   AND v.version_id = ANY(%(version_ids)s)
+   AND NOT EXISTS (SELECT 1 FROM document d
+                    WHERE d.tenant_id = %(tenant_id)s AND d.version_id = v.version_id AND d.removed_at IS NULL)
+   AND NOT EXISTS (SELECT 1 FROM published p WHERE p.tenant_id = %(tenant_id)s AND p.version_id = v.version_id)
+ ORDER BY v.version_id;
+
+-- name: clear_pointers
+-- Of removed documents; should one come back, it is read again.
+UPDATE document SET version_id = NULL WHERE tenant_id = %(tenant_id)s AND version_id = ANY(%(version_ids)s);
+
+-- name: days_ago
+SELECT now() - make_interval(secs => 86400 * %(days)s) AS moment;
 
 -- name: due_to_prune
 SELECT document_id, version_id
   FROM left_version
- WHERE tenant_id = %(tenant_id)s AND left_at < now() - make_interval(secs => %(after_s)s)
+ WHERE tenant_id = %(tenant_id)s AND left_at < %(before)s
  ORDER BY left_at, document_id, version_id
  LIMIT %(most)s;
 
@@ -63,7 +79,7 @@ UPDATE document d
  WHERE d.tenant_id = %(tenant_id)s
    AND d.document_id = gone.document_id
    AND d.version_id = gone.version_id
-   AND d.removed_at < now() - make_interval(secs => %(after_s)s);
+   AND d.removed_at < %(before)s;
 
 -- name: take_left
 DELETE FROM left_version l
@@ -71,20 +87,25 @@ DELETE FROM left_version l
  WHERE l.tenant_id = %(tenant_id)s AND l.document_id = gone.document_id AND l.version_id = gone.version_id;
 
 -- name: postpone
--- What is pointed at is looked at again when it may have been left for as long once more.
+-- What a kept generation publishes is looked at again when it may have been left for as long once more. Of what a document
+-- holds it is recorded anew when it leaves it.
 INSERT INTO left_version (tenant_id, document_id, version_id)
 SELECT %(tenant_id)s, kept.document_id, kept.version_id
   FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[]) AS kept (document_id, version_id)
- WHERE EXISTS (SELECT 1 FROM document d WHERE d.tenant_id = %(tenant_id)s AND d.version_id = kept.version_id)
-    OR EXISTS (SELECT 1 FROM published p WHERE p.tenant_id = %(tenant_id)s AND p.version_id = kept.version_id)
+ WHERE EXISTS (SELECT 1 FROM published p WHERE p.tenant_id = %(tenant_id)s AND p.version_id = kept.version_id)
+   AND NOT EXISTS (SELECT 1 FROM document d
+                    WHERE d.tenant_id = %(tenant_id)s AND d.version_id = kept.version_id
+                      AND d.document_id = kept.document_id)
 ON CONFLICT (tenant_id, document_id, version_id) DO NOTHING;
 
 -- name: deleted_generations
+-- The latest stays: its number must not be given again.
 SELECT number
   FROM generation
  WHERE tenant_id = %(tenant_id)s
    AND state = 'deleted'
-   AND retired_at < now() - make_interval(secs => %(after_s)s)
+   AND retired_at < %(before)s
+   AND number < (SELECT max(number) FROM generation WHERE tenant_id = %(tenant_id)s)
  ORDER BY number;
 
 -- name: unused_makers
@@ -126,4 +147,6 @@ DELETE FROM embedding e
  WHERE e.tenant_id = %(tenant_id)s AND e.model = %(model)s AND e.text_hash = due.text_hash;
 
 -- name: delete_refusals
-DELETE FROM failure WHERE tenant_id = %(tenant_id)s AND stage IN ('embed', 'publish') AND maker = %(model)s;
+DELETE FROM failure
+ WHERE tenant_id = %(tenant_id)s
+   AND (stage = 'embed' AND maker = %(model)s OR stage = 'publish' AND maker LIKE %(model)s || '/%%');

@@ -13,15 +13,16 @@ SELECT *
            AND d.forgotten_at IS NULL
            AND (SELECT true FROM failure f
                  WHERE f.tenant_id = %(tenant_id)s AND f.stage = 'publish' AND f.key = d.version_id::text
-                   AND f.maker = %(model)s
+                   AND f.maker = %(model)s || '/' || %(chunker)s
                  LIMIT 1) IS NULL) AS cut
  WHERE refused IS NOT NULL
  ORDER BY document_id
  LIMIT %(most)s;
 
 -- name: hold_back
+-- Made by model and chunker: cut otherwise, another share may be refused.
 INSERT INTO failure (tenant_id, stage, key, maker, code, reason, permanent, attempts)
-SELECT %(tenant_id)s, 'publish', version_id::text, %(model)s, 'refused',
+SELECT %(tenant_id)s, 'publish', version_id::text, %(model)s || '/' || %(chunker)s, 'refused',
        format('The embedding model refuses %%s of its %%s passages.', refused, chunks), true, 1
   FROM unnest(%(version_ids)s::uuid[], %(refused)s::bigint[], %(chunks)s::integer[]) AS held (version_id, refused, chunks)
 ON CONFLICT (tenant_id, stage, key, maker) DO NOTHING;

@@ -1,12 +1,19 @@
 -- name: to_read
--- Pending content of these sources that no failure holds back: none of reading it, none of parsing these bytes with today's parser. What
--- was too large is held back by the limits of then only. Failures are looked up one by one: joined, a table that has
--- never been analysed is read as a whole.
-SELECT d.document_id, d.source_id, d.uri, d.kind, d.content_hash, d.version_id, d.size_bytes
+-- Pending content that no failure holds back: none of reading it, none of parsing these bytes with today's parser. What
+-- was too large is held back by the limits of then only. It is read through its own source, or through another one of
+-- these that lists it. Failures are looked up one by one: joined, a table that has never been analysed is read as a whole.
+SELECT d.document_id, readers.source_id, d.uri, d.kind, d.content_hash, d.version_id, d.size_bytes
   FROM document d
+ CROSS JOIN LATERAL (SELECT l.source_id
+                       FROM (SELECT d.source_id, 0 AS place
+                              UNION ALL
+                             SELECT source_id, 1 FROM listed
+                              WHERE tenant_id = %(tenant_id)s AND document_id = d.document_id) AS l
+                      WHERE l.source_id = ANY(%(source_ids)s)
+                      ORDER BY l.place, l.source_id
+                      LIMIT 1) AS readers
  WHERE d.tenant_id = %(tenant_id)s
    AND d.pending = 'content'
-   AND d.source_id = ANY(%(source_ids)s)
    AND d.document_id > %(after)s
    AND d.removed_at IS NULL
    AND d.forgotten_at IS NULL
@@ -28,8 +35,7 @@ SELECT d.document_id, d.source_id, d.uri, d.kind, d.content_hash, d.version_id, 
 -- name: kinds_to_read
 SELECT kind, count(*) AS documents
   FROM document
- WHERE tenant_id = %(tenant_id)s AND pending = 'content' AND source_id = ANY(%(source_ids)s)
-   AND removed_at IS NULL AND forgotten_at IS NULL
+ WHERE tenant_id = %(tenant_id)s AND pending = 'content' AND removed_at IS NULL AND forgotten_at IS NULL
  GROUP BY kind
  ORDER BY kind;
 

@@ -12,12 +12,17 @@ CREATE TABLE minirag.left_version (
 CREATE INDEX left_version_at ON minirag.left_version (tenant_id, left_at);
 CREATE INDEX left_version_version ON minirag.left_version (tenant_id, version_id);
 
+-- The owner is bound by the policies too, and none is for it: without this it would see no row.
+ALTER TABLE minirag.document NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE minirag.version NO FORCE ROW LEVEL SECURITY;
 INSERT INTO minirag.left_version (tenant_id, document_id, version_id)
 SELECT tenant_id, document_id, version_id FROM minirag.document WHERE removed_at IS NOT NULL AND version_id IS NOT NULL
  UNION
 SELECT v.tenant_id, '00000000-0000-0000-0000-000000000000', v.version_id
   FROM minirag.version v
  WHERE NOT EXISTS (SELECT 1 FROM minirag.document d WHERE d.tenant_id = v.tenant_id AND d.version_id = v.version_id);
+ALTER TABLE minirag.document FORCE ROW LEVEL SECURITY;
+ALTER TABLE minirag.version FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE minirag.left_version ENABLE ROW LEVEL SECURITY;
 ALTER TABLE minirag.left_version FORCE ROW LEVEL SECURITY;
@@ -43,7 +48,7 @@ CREATE FUNCTION minirag.documents_to_build(of_tenant text, in_generation integer
                        CASE WHEN d.pending = 'publication'
                              AND (SELECT true FROM minirag.failure f
                                     JOIN minirag.generation g ON g.tenant_id = of_tenant AND g.number = in_generation
-                                                             AND g.model = f.maker
+                                                             AND g.model || '/' || g.chunker = f.maker
                                    WHERE f.tenant_id = of_tenant AND f.stage = 'publish'
                                      AND f.key = d.version_id::text
                                    LIMIT 1) IS NULL
