@@ -99,8 +99,10 @@ class Corpus:
         return self.transaction.run(SQL["restore"], document_id=document_id).rowcount > 0
 
     def retry(self, document_id: uuid.UUID | None = None) -> int:
-        """Let what could not be read or parsed be tried again now, in all documents or in one: how many that are."""
-        return len(self.transaction.run(SQL["retry"], document_id=document_id).fetchall())
+        """Let what could not be read, parsed or embedded be tried again now, in all documents or one; how many."""
+        due = self.transaction.run(SQL["retry"], document_id=document_id).fetchall()
+        self.transaction.run(SQL["offer"], version_ids=[str(row.version_id) for row in due if row.version_id])
+        return len(due)
 
     def documents(self, state: str | None = None) -> list[Row]:
         """Every document with its state and the reason, by URI.

@@ -23,6 +23,7 @@ from minirag_pipelines.ingest.embedding import EmbedderOf
 from minirag_pipelines.ingest.erasing import erase_forgotten, prune
 from minirag_pipelines.ingest.generating import next_generation
 from minirag_pipelines.ingest.publishing import PublishingTally, publish_pending, retire
+from minirag_pipelines.ingest.restoring import bring_in_offered
 
 SQL = statements("minirag_pipelines.ingest.sql", "finishing.sql")
 
@@ -61,6 +62,10 @@ def finish(
             build_slice(writer, building, live, vectors, embedder_of, build, slice_s=settings.build_slice_s)
     except (ProviderUnavailable, ProviderRefused, ModelUnknown, GenerationUnsound) as error:
         failure = error
+    with writer.reading() as transaction:
+        behind = [one for one in Generations(transaction).all() if one.state in ("kept", "building")]
+    for generation in behind:
+        bring_in_offered(writer, vectors, generation)
     retired = retire(writer, vectors, after_s=settings.retire_after_s, keep=settings.kept_generations)
     prune(writer, after_days=settings.keep_unused_days)
     with writer.reading() as transaction:

@@ -184,7 +184,7 @@ def _record(transaction: Transaction, tally: ListingTally, *, force: bool) -> No
     tally.changed = transaction.one(SQL["change_documents"], force=force).documents
     transaction.run(SQL["note_forgotten"])
     if force:
-        transaction.run(SQL["retry_refusals"])
+        transaction.run(SQL["offer_refusals"])
     transaction.run(SQL["record_listed"])
     vanished = transaction.run(SQL["vanished_documents"]).fetchall()
     move_readers(transaction, [row.document_id for row in vanished if row.elsewhere])

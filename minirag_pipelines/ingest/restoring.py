@@ -1,4 +1,4 @@
-"""A collection that Chroma has lost, or lost a part of, filled again from PostgreSQL: no model is asked."""
+"""What a collection should hold and does not, filled in from PostgreSQL: no model is asked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from minirag_pipelines.core.errors import CollectionMismatch
 from minirag_pipelines.core.providers.models import vector_of
 from minirag_pipelines.core.records import Generation, heading_path
 from minirag_pipelines.core.vector_store import BATCH, Collection, VectorStore, text_hash_of
+from minirag_pipelines.ingest.embedding import index
 
 SQL = statements("minirag_pipelines.ingest.sql", "restoring.sql")
 # Paging through ids costs the server their number each time, so these pages are long: 64 characters an id.
@@ -44,6 +45,38 @@ def restore_lost(writer: Writer, vectors: VectorStore, generation: Generation) -
         _log.warning("Chroma has lost %s of %s vectors; they are written anew.", f"{-surplus:,}", f"{expected.there:,}")
         return _write_absent(writer, collection, generation)
     return 0
+
+
+def bring_in_offered(writer: Writer, vectors: VectorStore, generation: Generation) -> None:
+    """Send a generation behind the live one the texts that its model had refused, and takes by now.
+
+    `sync --force` and `documents retry` have them offered to the live one again, and note here that they wait. What is
+    still refused waits no more.
+    """
+    for rows in writer.pages(
+        SQL["waiting_texts"],
+        "text_hash",
+        after=b"",
+        generation=generation.number,
+        model=generation.model_fingerprint,
+        chunker=generation.chunker_fingerprint,
+        most=BATCH,
+    ):
+        taken = [row for row in rows if row.needed and row.vector is not None]
+        if taken:
+            index(
+                writer,
+                generation,
+                vectors.create(generation),
+                {row.text_hash: vector_of(row.vector) for row in taken},
+                {row.text_hash: (row.text, heading_path(row.headings)) for row in taken}
+                if generation.portable
+                else None,
+            )
+        never_made = [row.text_hash for row in rows if row.vector is None]
+        if never_made:
+            with writer.writing() as transaction:
+                transaction.run(SQL["wait_no_more"], generation=generation.number, text_hashes=never_made)
 
 
 def _write_absent(writer: Writer, collection: Collection, generation: Generation) -> int:

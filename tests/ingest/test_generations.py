@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from minirag_pipelines.core.catalog import Catalog
+from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.errors import GenerationUnsound, NotFound, ProviderRefused
 from minirag_pipelines.core.records import text_hash
 from minirag_pipelines.core.vector_store import Collection
 from minirag_pipelines.ingest.generating import Rollback, roll_back
+from minirag_pipelines.ingest.reconciling import reconcile
 from tests.fakes import WordVectors
 from tests.ingest.test_crashes import check_invariants
 from tests.workbench import MODEL, Workbench
@@ -305,6 +307,29 @@ def test_texts_of_a_version_that_was_held_back_leave_a_kept_generation_too(workb
     back(workbench)
     workbench.sync()
     check_invariants(workbench)
+
+
+@pytest.mark.parametrize("how", ["force", "retry"])
+def test_a_text_that_is_offered_again_comes_into_the_kept_generation_too(workbench: Workbench, how: str) -> None:
+    workbench.retire_after_s = 0
+    workbench.provider.refused_word = "lighthouse"
+    # A text of the one chunker, a text of the other, and one that both cut.
+    workbench.write("long.md", f"# Ferry\n\n{'The ferry leaves. ' * 80}\n\n# End\n\n{'This is a lighthouse. ' * 40}")
+    workbench.write("short.md", f"# Ferry\n\n{'The pier is closed. ' * 80}\n\n# End\n\nA lighthouse.")
+    workbench.sync()
+    workbench.change_tenant(chunk_tokens=120)
+    workbench.sync()
+    workbench.provider.refused_word = None
+    if how == "retry":
+        with workbench.database.transaction("acme") as transaction:
+            Corpus(transaction).retry()
+    workbench.sync(force=how == "force")
+    for generation in (1, 2):
+        found = reconcile(workbench.database, workbench.vectors, "acme").found
+        assert [sentence for one in found for sentence in one.sentences()] == []
+        if generation == 1:
+            back(workbench)
+            workbench.sync()
 
 
 def test_what_was_held_back_is_offered_again_when_it_is_cut_otherwise(workbench: Workbench) -> None:

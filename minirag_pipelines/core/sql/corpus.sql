@@ -75,23 +75,17 @@ WITH due AS (
      WHERE f.tenant_id = %(tenant_id)s
        AND (f.stage = 'read' AND f.key = due.document_id::text
             OR f.stage = 'parse' AND f.key = encode(due.content_hash, 'hex') || ':' || due.kind)
-), offered AS (
-    DELETE FROM failure f
-     USING due
-     WHERE f.tenant_id = %(tenant_id)s
-       AND (f.stage = 'publish' AND f.key = due.version_id::text
-            OR f.stage = 'embed'
-               AND f.maker = (SELECT g.model FROM generation g WHERE g.tenant_id = %(tenant_id)s AND g.state = 'live')
-               AND f.key IN (SELECT encode(c.text_hash, 'hex') FROM chunk c
-                              WHERE c.tenant_id = %(tenant_id)s AND c.version_id = due.version_id)
-               -- Another document that has the text is not offered again, and would lack it.
-               AND NOT EXISTS (SELECT 1 FROM chunk c
-                                 JOIN document o ON o.tenant_id = %(tenant_id)s AND o.version_id = c.version_id
-                                                AND o.pending IS NULL AND o.removed_at IS NULL
-                                                AND o.forgotten_at IS NULL
-                                WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = decode(f.key, 'hex')))
 )
-SELECT document_id FROM due ORDER BY document_id;
+SELECT document_id, version_id FROM due ORDER BY document_id;
+
+-- name: offer
+-- What the model has refused of these versions, and that their documents were held back for it.
+WITH released AS (
+    DELETE FROM failure WHERE tenant_id = %(tenant_id)s AND stage = 'publish' AND key = ANY(%(version_ids)s::text[])
+)
+SELECT offer_again(%(tenant_id)s, ARRAY(SELECT encode(c.text_hash, 'hex') FROM chunk c
+                                         WHERE c.tenant_id = %(tenant_id)s
+                                           AND c.version_id = ANY(%(version_ids)s::uuid[])));
 
 -- name: documents
 -- state: what is true of the document, the most telling first.

@@ -223,17 +223,8 @@ UPDATE document d
    AND f.forgotten
    AND f.content_hash <> f.had_hash;
 
--- name: retry_refusals
--- Texts that the model has refused may be offered again, but for those of documents that are not read again now: they
--- would be neither in the collection nor refused.
-DELETE FROM failure f
- WHERE f.tenant_id = %(tenant_id)s
-   AND f.stage = 'embed'
-   AND f.maker = (SELECT g.model FROM generation g WHERE g.tenant_id = %(tenant_id)s AND g.state = 'live')
-   AND NOT EXISTS (SELECT 1 FROM chunk c
-                     JOIN document d ON d.tenant_id = %(tenant_id)s AND d.version_id = c.version_id
-                                    AND d.pending IS NULL AND d.removed_at IS NULL AND d.forgotten_at IS NULL
-                    WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = decode(f.key, 'hex'));
+-- name: offer_refusals
+SELECT offer_again(%(tenant_id)s, NULL);
 
 -- name: record_listed
 INSERT INTO listed (tenant_id, source_id, document_id, size_bytes, modified_at, etag)

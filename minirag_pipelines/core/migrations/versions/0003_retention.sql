@@ -66,3 +66,42 @@ CREATE FUNCTION minirag.documents_to_build(of_tenant text, in_generation integer
            AND wanted.version_id IS DISTINCT FROM b.version_id
     $$;
 GRANT EXECUTE ON FUNCTION minirag.documents_to_build(text, integer, integer) TO minirag_app;
+
+-- Texts of the live generation that its model has refused (`keys`, or all) are offered to it again, but for those that a
+-- document has which is not read again now: they would be neither in its collection nor refused. A generation behind the
+-- live one that lacks such a text, too, waits for its vector.
+CREATE FUNCTION minirag.offer_again(of_tenant text, keys text[]) RETURNS void
+    LANGUAGE sql
+    AS $$
+        WITH offered AS (
+            DELETE FROM minirag.failure f
+             USING minirag.generation live
+             WHERE live.tenant_id = of_tenant
+               AND live.state = 'live'
+               AND f.tenant_id = of_tenant
+               AND f.stage = 'embed'
+               AND f.maker = live.model
+               AND (keys IS NULL OR f.key = ANY(keys))
+               AND EXISTS (SELECT 1 FROM minirag.chunk c
+                            WHERE c.tenant_id = of_tenant AND c.text_hash = decode(f.key, 'hex')
+                              AND c.chunker = live.chunker)
+               AND NOT EXISTS (SELECT 1
+                                 FROM minirag.chunk c
+                                 JOIN minirag.document d ON d.tenant_id = of_tenant AND d.version_id = c.version_id
+                                                        AND d.pending IS NULL AND d.removed_at IS NULL
+                                                        AND d.forgotten_at IS NULL
+                                WHERE c.tenant_id = of_tenant AND c.text_hash = decode(f.key, 'hex'))
+            RETURNING f.maker, decode(f.key, 'hex') AS text_hash
+        )
+        INSERT INTO minirag.indexed (tenant_id, generation, text_hash, state)
+        SELECT of_tenant, g.number, o.text_hash, 'sending'
+          FROM offered o
+          JOIN minirag.generation g ON g.tenant_id = of_tenant AND g.model = o.maker AND g.state IN ('kept', 'building')
+         WHERE EXISTS (SELECT 1
+                         FROM minirag.chunk c
+                         JOIN minirag.published p ON p.tenant_id = of_tenant AND p.generation = g.number
+                                                 AND p.version_id = c.version_id
+                        WHERE c.tenant_id = of_tenant AND c.text_hash = o.text_hash AND c.chunker = g.chunker)
+        ON CONFLICT (tenant_id, generation, text_hash) DO NOTHING
+    $$;
+GRANT EXECUTE ON FUNCTION minirag.offer_again(text, text[]) TO minirag_app;
