@@ -17,6 +17,7 @@ from minirag_pipelines.ingest.publishing import move_readers, remove_documents
 
 SQL = statements("minirag_pipelines.ingest.sql", "listing.sql")
 _log = logging.getLogger(__name__)
+_STAGED_AT_ONCE = 10_000
 _MEANT_EMPTY = "If it is meant to be empty, sync with --allow-empty."
 
 
@@ -104,7 +105,7 @@ def _stage(
                 continue
             count += 1
             batch.append(item)
-            if len(batch) == 1000:
+            if len(batch) == _STAGED_AT_ONCE:
                 _copy(writer, source, batch)
                 batch = []
         _copy(writer, source, batch)
