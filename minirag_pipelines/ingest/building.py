@@ -65,7 +65,7 @@ def build_slice(
     if not tally.left:
         restore_lost(writer, vectors, building)
         _verify(writer, building, vectors)
-        tally.swapped = _swap(writer, building, live)
+        tally.swapped = _swap_if_whole(writer, building, live)
         if tally.swapped and building.chunker_fingerprint != live.chunker_fingerprint:
             tally.dropped = live.chunks
 
@@ -240,20 +240,20 @@ def _sample(transaction: Transaction, generation: Generation) -> dict[bytes, Vec
     return {row.text_hash: vector_of(row.vector) for row in rows}
 
 
-def settle(transaction: Transaction, generation: Generation) -> None:
-    """Documents that wait to be published, and are in the generation that is about to be live, wait no longer."""
-    transaction.run(SQL["settle_published"], generation=generation.number)
+def swap(transaction: Transaction, live: Generation, new: Generation) -> None:
+    """Make a generation live, and keep the one that was. Documents that waited for one that has them wait no longer."""
+    transaction.run(SQL["settle_published"], generation=new.number)
+    freeze(transaction, live)
+    generations = Generations(transaction)
+    generations.set_state(live.number, "kept")
+    generations.set_state(new.number, "live")
 
 
-def _swap(writer: Writer, building: Generation, live: Generation) -> bool:
-    """Make the generation live, if it still has every document; the one before it is kept."""
+def _swap_if_whole(writer: Writer, building: Generation, live: Generation) -> bool:
+    """Make the generation live, if it still has every document."""
     with writer.writing() as transaction:
         left = transaction.one(SQL["unbuilt"], generation=building.number, live=live.number, only_missed=False)
         if left.documents:
             return False
-        settle(transaction, building)
-        freeze(transaction, live)
-        generations = Generations(transaction)
-        generations.set_state(live.number, "kept")
-        generations.set_state(building.number, "live")
+        swap(transaction, live, building)
     return True

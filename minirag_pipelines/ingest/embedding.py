@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from minirag_pipelines.core.database import Transaction, Writer, statements
+from minirag_pipelines.core.database import Row, Transaction, Writer, statements
 from minirag_pipelines.core.errors import ContentRefused
 from minirag_pipelines.core.providers.models import Embedded, Embedder, Usage, Vectors, stored_vector, vector_of
 from minirag_pipelines.core.records import Generation, Tenant, embedded_text, heading_path
@@ -174,6 +174,13 @@ def _results(
         else:
             for half in (hashes[: len(hashes) // 2], hashes[len(hashes) // 2 :]):
                 yield from _results(embedder, half, texts)
+
+
+def passages_of(generation: Generation, rows: Iterable[Row]) -> dict[bytes, tuple[str, str]] | None:
+    """Each text with its heading path, as a portable generation has them in Chroma; None for another one."""
+    if not generation.portable:
+        return None
+    return {row.text_hash: (row.text or "", heading_path(row.headings or ())) for row in rows}
 
 
 def index(

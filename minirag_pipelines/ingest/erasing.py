@@ -27,7 +27,7 @@ def erase_forgotten(writer: Writer) -> int:
             versions = [row.version_id for row in transaction.run(SQL["versions_of"], document_ids=document_ids)]
             unpublish(transaction, document_ids, versions)
             transaction.run(SQL["mark_erased"], document_ids=document_ids)
-            _delete_orphans(transaction, SQL["held_by_none"], versions)
+            _delete_orphans(transaction, versions, left_lately=True)
         erased += len(due)
 
 
@@ -41,6 +41,7 @@ def prune(writer: Writer, *, after_days: float) -> int:
     with writer.reading() as transaction:
         # Fixed now: what is looked at again later is not due once more.
         before = transaction.one(SQL["days_ago"], days=after_days).moment
+        generations = transaction.run(SQL["deleted_generations"], before=before).fetchall()
     while True:
         with writer.reading() as transaction:
             due = transaction.run(SQL["due_to_prune"], before=before, most=_BATCH).fetchall()
@@ -51,12 +52,9 @@ def prune(writer: Writer, *, after_days: float) -> int:
             "version_ids": [row.version_id for row in due],
         }
         with writer.writing() as transaction:
-            transaction.run(SQL["let_go"], before=before, **rows)
             transaction.run(SQL["take_left"], **rows)
-            pruned += _delete_orphans(transaction, SQL["orphaned"], rows["version_ids"])
+            pruned += _delete_orphans(transaction, rows["version_ids"], left_lately=False)
             transaction.run(SQL["postpone"], **rows)
-    with writer.reading() as transaction:
-        generations = transaction.run(SQL["deleted_generations"], before=before).fetchall()
     for generation in generations:
         _prune_generation(writer, generation.number)
     return pruned
@@ -81,9 +79,14 @@ def _prune_generation(writer: Writer, number: int) -> None:
         Generations(transaction).remove(number)
 
 
-def _delete_orphans(transaction: Transaction, which: bytes, version_ids: Sequence[uuid.UUID]) -> int:
-    """Delete those of the versions that `which` finds, with their chunks and the vectors of no other text."""
-    orphaned = transaction.run(which, version_ids=sorted(set(version_ids))).fetchall()
+def _delete_orphans(transaction: Transaction, version_ids: Sequence[uuid.UUID], *, left_lately: bool) -> int:
+    """Delete those of the versions that nothing points at, with their chunks and the vectors of no other text.
+
+    How many they were. `left_lately` are those, too, whose days are not over.
+    """
+    orphaned = transaction.run(
+        SQL["orphaned"], version_ids=sorted(set(version_ids)), left_lately=left_lately
+    ).fetchall()
     if orphaned:
         versions = [row.version_id for row in orphaned]
         transaction.run(SQL["clear_pointers"], version_ids=versions)

@@ -12,9 +12,7 @@ from typing import Any
 from minirag_pipelines.core.corpus import Corpus
 from minirag_pipelines.core.database import Database, Row, Transaction, snapshot, statements
 from minirag_pipelines.core.errors import InvalidInput, NotFound
-from minirag_pipelines.core.records import (
-    uuid_of,
-)
+from minirag_pipelines.core.records import uuid_of
 from minirag_pipelines.ingest.connectors.files import addresses
 
 SQL = statements("minirag_pipelines.ingest.sql", "explaining.sql")

@@ -12,10 +12,9 @@ from minirag_pipelines.core.providers.models import Embedder
 from minirag_pipelines.core.providers.tokenizers import tokenizer_for
 from minirag_pipelines.core.records import Generation, Tenant
 from minirag_pipelines.core.vector_store import VectorStore
-from minirag_pipelines.ingest.building import build_missed, settle
+from minirag_pipelines.ingest.building import build_missed, swap
 from minirag_pipelines.ingest.chunking import chunker_fingerprint
 from minirag_pipelines.ingest.embedding import EmbedderOf
-from minirag_pipelines.ingest.publishing import freeze
 from minirag_pipelines.ingest.restoring import restore_lost
 
 SQL = statements("minirag_pipelines.ingest.sql", "generating.sql")
@@ -105,10 +104,7 @@ def roll_back(writer: Writer, vectors: VectorStore, embedder_of: EmbedderOf, num
         building = generations.find_building()
         if building is not None:
             generations.set_state(building.number, "retired")
-        settle(transaction, target)
-        freeze(transaction, live)
-        generations.set_state(live.number, "kept")
-        generations.set_state(target.number, "live")
+        swap(transaction, live, target)
         Catalog(transaction).change_tenant(
             embedding_model=target.embedding_model, chunker=target.chunker, portable=target.portable
         )

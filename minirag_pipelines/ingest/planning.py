@@ -6,11 +6,12 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Self
+
+import tenacity
 
 from minirag_pipelines.core.database import Row, Writer, statements
 from minirag_pipelines.core.errors import RehearsalInterrupted
@@ -126,10 +127,12 @@ def plan_sync(
     and then raises RehearsalInterrupted. Raises SyncInProgress when somebody waits to write the tenant, and
     SourceUnreadable when there are sources and none could be listed.
     """
-    for _ in range(_ATTEMPTS - 1):
-        with suppress(RehearsalInterrupted):
-            return _planned(writer, tenant, sources, parsing, embedder_of, force=force, allow_empty=allow_empty)
-    return _planned(writer, tenant, sources, parsing, embedder_of, force=force, allow_empty=allow_empty)
+    attempts = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        retry=tenacity.retry_if_exception_type(RehearsalInterrupted),
+        reraise=True,
+    )
+    return attempts(_planned, writer, tenant, sources, parsing, embedder_of, force=force, allow_empty=allow_empty)
 
 
 def _planned(

@@ -10,7 +10,7 @@ import numpy as np
 
 from minirag_pipelines.core.database import Row, Transaction, Writer
 from minirag_pipelines.core.providers.models import stored_vector, vector_of
-from minirag_pipelines.core.records import Generation, heading_path
+from minirag_pipelines.core.records import Generation
 from minirag_pipelines.core.vector_store import BATCH, Collection, VectorStore
 from minirag_pipelines.ingest.comparing import (
     FIRST,
@@ -24,7 +24,7 @@ from minirag_pipelines.ingest.comparing import (
     wrong_passages,
 )
 from minirag_pipelines.ingest.embedding import SQL as EMBEDDING
-from minirag_pipelines.ingest.embedding import index
+from minirag_pipelines.ingest.embedding import index, passages_of
 from minirag_pipelines.ingest.progress import Progress
 from minirag_pipelines.ingest.publishing import SQL as PUBLISHING
 from minirag_pipelines.ingest.restoring import delete_foreign
@@ -105,7 +105,7 @@ class Repair:
             self._writer.check()
             collection.upsert(
                 {one: vector_of(stored[one].vector) for one in wrong},
-                {one: _passage(stored[one]) for one in wrong} if self._generation.portable else None,
+                passages_of(self._generation, [stored[one] for one in wrong]),
             )
             self._mended.written += len(wrong)
 
@@ -146,7 +146,7 @@ class Repair:
                     self._generation,
                     collection,
                     {one: vector_of(row.vector) for one, row in stored.items()},
-                    {one: _passage(row) for one, row in stored.items()} if self._generation.portable else None,
+                    passages_of(self._generation, stored.values()),
                 )
                 self._mended.written += len(stored)
             # What a sync is due to do, it does; nothing is embedded for a kept generation.
@@ -218,7 +218,3 @@ class Repair:
 
     def _keys(self) -> dict[str, object]:
         return {"generation": self._generation.number, "model": self._generation.model_fingerprint}
-
-
-def _passage(row: Row) -> tuple[str, str]:
-    return row.text or "", heading_path(row.headings or ())

@@ -9,9 +9,9 @@ from itertools import count
 from minirag_pipelines.core.database import Writer, statements
 from minirag_pipelines.core.errors import CollectionMismatch
 from minirag_pipelines.core.providers.models import vector_of
-from minirag_pipelines.core.records import Generation, heading_path
+from minirag_pipelines.core.records import Generation
 from minirag_pipelines.core.vector_store import BATCH, Collection, VectorStore, text_hash_of
-from minirag_pipelines.ingest.embedding import index
+from minirag_pipelines.ingest.embedding import index, passages_of
 
 SQL = statements("minirag_pipelines.ingest.sql", "restoring.sql")
 # Paging through ids costs the server their number each time, so these pages are long: 64 characters an id.
@@ -69,9 +69,7 @@ def bring_in_offered(writer: Writer, vectors: VectorStore, generation: Generatio
                 generation,
                 vectors.create(generation),
                 {row.text_hash: vector_of(row.vector) for row in taken},
-                {row.text_hash: (row.text, heading_path(row.headings)) for row in taken}
-                if generation.portable
-                else None,
+                passages_of(generation, taken),
             )
         never_made = [row.text_hash for row in rows if row.vector is None]
         if never_made:
@@ -95,9 +93,7 @@ def _write_absent(writer: Writer, collection: Collection, generation: Generation
         if absent:
             collection.upsert(
                 {row.text_hash: vector_of(row.vector) for row in absent},
-                {row.text_hash: (row.text, heading_path(row.headings)) for row in absent}
-                if generation.portable
-                else None,
+                passages_of(generation, absent),
                 check=writer.check_if_late,
             )
         written += len(absent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import signal
@@ -61,14 +62,21 @@ class Forks:
         return subprocess.CompletedProcess(arguments, int(answer), self._out.read_text(), self._err.read_text())
 
 
+# What commands import on their way.
+IMPORTED = (
+    "chromadb.api.fastapi", "dagster_postgres", "litellm", "openai.resources", "minirag_pipelines.cli.local_run",
+    "minirag_pipelines.core.providers.lite_chat", "minirag_pipelines.core.providers.lite_embedder",
+    "minirag_pipelines.definitions", "minirag_pipelines.ingest.finishing", "minirag_pipelines.ingest.planning",
+    "minirag_pipelines.ingest.reconciling", "minirag_pipelines.ingest.verifying",
+)  # fmt: skip
+
+
 def warm_up() -> None:
+    from minirag_pipelines.core.providers.lite import litellm
 
-    import minirag_pipelines.cli.local_run
-    import minirag_pipelines.definitions  # noqa: F401
-    from minirag_pipelines.core.providers import lite, lite_chat, lite_embedder  # noqa: F401
-    from minirag_pipelines.ingest import explaining, finishing, planning, reconciling, verifying  # noqa: F401
-
-    lite.litellm()
+    litellm()  # it sets what LiteLLM reads when it is imported
+    for name in IMPORTED:
+        importlib.import_module(name)
 
 
 def run(order: dict[str, object]) -> None:

@@ -35,7 +35,7 @@ class Stack(Command):
     """The command in a folder where it runs the whole stack."""
 
     provider: OpenAIServer
-    timeout_s: ClassVar[float] = 240
+    timeout_s: ClassVar[int] = 240
     ui_url: str = ""
 
     def out(self, *arguments: str, exits: int = 0) -> str:

@@ -47,6 +47,16 @@ def uris(workbench: Workbench, question: str) -> list[str]:
     return [hit.uri.rsplit("/", 1)[1] for hit in workbench.search(question).hits]
 
 
+def another_model_and_then_a_document(workbench: Workbench) -> None:
+    """A kept generation, and a document that came when it was live no longer."""
+    write_buoys(workbench, 2)
+    workbench.sync()
+    workbench.change_tenant(model=OTHER)
+    workbench.sync()
+    workbench.write("new.txt", "A harbour was built.")
+    workbench.sync()
+
+
 def test_a_build_goes_in_slices_while_the_live_generation_answers_and_follows(workbench: Workbench) -> None:
     workbench.retire_after_s = 0
     write_varied(workbench, 230)
@@ -274,12 +284,7 @@ def test_a_rollback_brings_in_what_can_not_be_read_now(workbench: Workbench) -> 
 
 def test_what_a_rollback_left_half_done_leaves_no_trace(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     workbench.retire_after_s = 0
-    write_buoys(workbench, 2)
-    workbench.sync()
-    workbench.change_tenant(model=OTHER)
-    workbench.sync()
-    workbench.write("new.txt", "A harbour was built.")
-    workbench.sync()
+    another_model_and_then_a_document(workbench)
     with monkeypatch.context() as patched:
         patched.setattr("minirag_pipelines.ingest.building.publish_batch", None)
         with pytest.raises(TypeError):
@@ -355,12 +360,7 @@ def test_a_model_whose_dimension_changed_is_asked_for_it_when_the_tenant_comes_b
 
 
 def test_a_rollback_whose_model_is_away_changes_nothing(workbench: Workbench) -> None:
-    write_buoys(workbench, 2)
-    workbench.sync()
-    workbench.change_tenant(model=OTHER)
-    workbench.sync()
-    workbench.write("new.txt", "A harbour was built.")
-    workbench.sync()
+    another_model_and_then_a_document(workbench)
     workbench.provider.refused_models = {MODEL.split("/")[1]}
     with pytest.raises(ProviderRefused):
         back(workbench)

@@ -85,6 +85,15 @@ def plan(
     return planned
 
 
+def start_and_see_waiting(bench: Workbench, other: Thread) -> None:
+    """Let another one begin that waits for the plan, for longer than the plan may go without looking."""
+    other.start()
+    with bench.database.connection() as watching:
+        while not watching.execute(SOMEBODY_WAITS).fetchone():
+            time.sleep(0.05)
+    time.sleep(1)
+
+
 def whys(planned: Plan) -> dict[str, str]:
     return {one.uri.rsplit("/", 1)[1]: one.why for one in planned.documents}
 
@@ -382,12 +391,7 @@ def test_a_plan_gives_way_to_who_forgets_a_document(workbench: Workbench) -> Non
     def pool() -> Iterator[ParserPool]:
         attempts.append(Thread(target=forget))
         if len(attempts) == 1:
-            attempts[0].start()
-            with workbench.database.connection() as watching:
-                while not watching.execute(SOMEBODY_WAITS).fetchone():
-                    time.sleep(0.05)
-            # Longer than it may go without looking.
-            time.sleep(1)
+            start_and_see_waiting(workbench, attempts[0])
         with workbench.parsing.pool() as workers:
             yield workers
 
@@ -400,22 +404,17 @@ def test_a_plan_gives_way_to_who_forgets_a_document(workbench: Workbench) -> Non
 
 def test_a_plan_gives_way_to_a_sync_that_begins_meanwhile(workbench: Workbench) -> None:
     workbench.write("ferry.md", FERRY)
-    syncs = [Thread(target=workbench.sync)]
+    sync = Thread(target=workbench.sync)
 
     @contextmanager
     def pool() -> Iterator[ParserPool]:
-        syncs[0].start()
-        with workbench.database.connection() as watching:
-            while not watching.execute(SOMEBODY_WAITS).fetchone():
-                time.sleep(0.05)
-        # Longer than it may go without looking.
-        time.sleep(1)
+        start_and_see_waiting(workbench, sync)
         with workbench.parsing.pool() as workers:
             yield workers
 
     with pytest.raises(SyncInProgress):
         plan(workbench, pool=pool, quiet=False)
-    syncs[0].join()
+    sync.join()
     assert [hit.uri.rsplit("/", 1)[1] for hit in workbench.search("night ferry").hits] == ["ferry.md"]
     assert whys(plan(workbench)) == {}
 

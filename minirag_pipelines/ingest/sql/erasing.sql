@@ -21,14 +21,18 @@ UPDATE document SET erased_at = now(), version_id = NULL, pending = NULL
  WHERE tenant_id = %(tenant_id)s AND document_id = ANY(%(document_ids)s) AND forgotten_at IS NOT NULL;
 
 -- name: orphaned
--- Versions that nothing points at, and that no document has left a short while ago.
+-- Versions that no document holds and no generation publishes. A document that is removed holds nothing, and one that was
+-- such a version once does not either; but unless `left_lately`, its days must be over.
 SELECT v.version_id
   FROM version v
  WHERE v.tenant_id = %(tenant_id)s
    AND v.version_id = ANY(%(version_ids)s)
-   AND NOT EXISTS (SELECT 1 FROM document d WHERE d.tenant_id = %(tenant_id)s AND d.version_id = v.version_id)
+   AND NOT EXISTS (SELECT 1 FROM document d
+                    WHERE d.tenant_id = %(tenant_id)s AND d.version_id = v.version_id AND d.removed_at IS NULL)
    AND NOT EXISTS (SELECT 1 FROM published p WHERE p.tenant_id = %(tenant_id)s AND p.version_id = v.version_id)
-   AND NOT EXISTS (SELECT 1 FROM left_version l WHERE l.tenant_id = %(tenant_id)s AND l.version_id = v.version_id)
+   AND (%(left_lately)s
+        OR NOT EXISTS (SELECT 1 FROM left_version l
+                        WHERE l.tenant_id = %(tenant_id)s AND l.version_id = v.version_id))
  ORDER BY v.version_id;
 
 -- name: texts_of_versions
@@ -45,18 +49,6 @@ DELETE FROM embedding e
    AND e.text_hash = ANY(%(text_hashes)s)
    AND NOT EXISTS (SELECT 1 FROM chunk c WHERE c.tenant_id = %(tenant_id)s AND c.text_hash = e.text_hash);
 
--- name: held_by_none
--- Versions that no document holds and no generation publishes. A document that is removed holds nothing, and one that was
--- such a version once does not either.
-SELECT v.version_id
-  FROM version v
- WHERE v.tenant_id = %(tenant_id)s
-   AND v.version_id = ANY(%(version_ids)s)
-   AND NOT EXISTS (SELECT 1 FROM document d
-                    WHERE d.tenant_id = %(tenant_id)s AND d.version_id = v.version_id AND d.removed_at IS NULL)
-   AND NOT EXISTS (SELECT 1 FROM published p WHERE p.tenant_id = %(tenant_id)s AND p.version_id = v.version_id)
- ORDER BY v.version_id;
-
 -- name: clear_pointers
 -- Of removed documents; should one come back, it is read again.
 UPDATE document SET version_id = NULL WHERE tenant_id = %(tenant_id)s AND version_id = ANY(%(version_ids)s);
@@ -70,16 +62,6 @@ SELECT document_id, version_id
  WHERE tenant_id = %(tenant_id)s AND left_at < %(before)s
  ORDER BY left_at, document_id, version_id
  LIMIT %(most)s;
-
--- name: let_go
--- A document that was removed long ago points at nothing any more; should it come back, it is read again.
-UPDATE document d
-   SET version_id = NULL
-  FROM unnest(%(document_ids)s::uuid[], %(version_ids)s::uuid[]) AS gone (document_id, version_id)
- WHERE d.tenant_id = %(tenant_id)s
-   AND d.document_id = gone.document_id
-   AND d.version_id = gone.version_id
-   AND d.removed_at < %(before)s;
 
 -- name: take_left
 DELETE FROM left_version l
@@ -95,7 +77,7 @@ SELECT %(tenant_id)s, kept.document_id, kept.version_id
  WHERE EXISTS (SELECT 1 FROM published p WHERE p.tenant_id = %(tenant_id)s AND p.version_id = kept.version_id)
    AND NOT EXISTS (SELECT 1 FROM document d
                     WHERE d.tenant_id = %(tenant_id)s AND d.version_id = kept.version_id
-                      AND d.document_id = kept.document_id)
+                      AND d.document_id = kept.document_id AND d.removed_at IS NULL)
 ON CONFLICT (tenant_id, document_id, version_id) DO NOTHING;
 
 -- name: deleted_generations
